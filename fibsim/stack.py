@@ -1,0 +1,66 @@
+"""The recorded stack: images, what each channel is, voxel size, and where every fact came from."""
+
+import dataclasses
+
+import numpy as np
+
+__all__ = ["Channel", "Stack"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Channel:
+    """One (voltage, detector) pair.
+
+    Attributes:
+        beam_kev: beam energy in keV.
+        detector: ``"SE"`` or ``"BSE"`` (what the detector mainly collects).
+        name: label used in tables and pictures, for example ``"1kV"``.
+    """
+
+    beam_kev: float
+    detector: str = "SE"
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stack:
+    """A multi-channel FIB-SEM image stack with its metadata (host side, NumPy).
+
+    Attributes:
+        images: grey values, shape ``(channel, slice, y, x)``, dtype as recorded. Slice 0 was
+            milled first; y is the images' vertical.
+        channels: one `Channel` per leading index of ``images``.
+        pixel_nm: side of a (square) pixel in nm.
+        slice_nm: nominal slice thickness in nm.
+        tilt_deg: angle between beam and slice normal in degrees, positive when the beam leans
+            towards +y as it goes deeper; ``None`` when nothing states it.
+        material: name of the solid in `fibsim.materials`; ``None`` when nothing states it.
+        specimen: name of the specimen generator the user asks for; ``None`` to choose.
+        name: short name of the data set.
+        provenance: fact -> where it came from, for example ``{"pixel_nm": "ImageJ tag"}``.
+        warnings: sentences the user should read.
+    """
+
+    images: np.ndarray
+    channels: tuple[Channel, ...]
+    pixel_nm: float
+    slice_nm: float
+    tilt_deg: float | None = None
+    material: str | None = None
+    specimen: str | None = None
+    name: str = "stack"
+    provenance: dict[str, str] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def num_channels(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def num_slices(self) -> int:
+        return self.images.shape[1]
+
+    @property
+    def voxel_nm(self) -> tuple[float, float, float]:
+        """Voxel size (z, y, x) in nm."""
+        return (self.slice_nm, self.pixel_nm, self.pixel_nm)
