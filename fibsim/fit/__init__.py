@@ -1,0 +1,27 @@
+"""Fitting the simulator to a recorded stack, without labels."""
+
+from fibsim.fit.choose import fit_best_kind as fit_best_kind
+from fibsim.fit.first_guess import grey_levels as grey_levels
+from fibsim.fit.optimise import FitResult as FitResult
+from fibsim.fit.optimise import FitSettings as FitSettings
+from fibsim.fit.optimise import draw_sample as draw_sample
+from fibsim.fit.optimise import fit_instrument as fit_instrument
+from fibsim.fit.unknowns import Unknown as Unknown
+from fibsim.fit.unknowns import apply_unknowns as apply_unknowns
+from fibsim.fit.unknowns import default_unknowns as default_unknowns
+from fibsim.fit.unknowns import specimen_unknowns as specimen_unknowns
+from fibsim.fit.unknowns import start_point as start_point
+
+__all__ = [
+    "FitResult",
+    "FitSettings",
+    "Unknown",
+    "apply_unknowns",
+    "default_unknowns",
+    "draw_sample",
+    "fit_best_kind",
+    "fit_instrument",
+    "grey_levels",
+    "specimen_unknowns",
+    "start_point",
+]

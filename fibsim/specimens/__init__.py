@@ -1,0 +1,29 @@
+"""Virtual structures: random specimens of several kinds, and specimens from files."""
+
+from fibsim.specimens.boolean import boolean_fibres, boolean_spheres
+from fibsim.specimens.catalog import KINDS, Kind, draw, make
+from fibsim.specimens.from_file import specimen_from_file
+from fibsim.specimens.hierarchical import hierarchical_waves
+from fibsim.specimens.levelling import open_box
+from fibsim.specimens.resampling import resample
+from fibsim.specimens.specimen import Specimen, make_specimen, porosity
+from fibsim.specimens.tpms import gyroid
+from fibsim.specimens.waves import levelled_waves
+
+__all__ = [
+    "KINDS",
+    "Kind",
+    "Specimen",
+    "boolean_fibres",
+    "boolean_spheres",
+    "draw",
+    "gyroid",
+    "hierarchical_waves",
+    "levelled_waves",
+    "make",
+    "make_specimen",
+    "open_box",
+    "porosity",
+    "resample",
+    "specimen_from_file",
+]

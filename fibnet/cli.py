@@ -1,0 +1,191 @@
+"""The ``fibnet`` command: reconstruct, train, segment, evaluate, demo."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from fibsim.console import (
+    Options,
+    StackOptions,
+    announce,
+    progress_bar,
+    run_command,
+    use_compilation_cache,
+)
+
+__all__ = ["main"]
+
+PresetName = Literal["quick", "standard", "best"]
+StageName = Literal["fit", "train", "segment", "measure", "report"]
+Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruct:
+    """From a recorded stack to a measured solid/pore volume and a report.
+
+    Reads and checks the stack, fits the instrument, trains a segmenter on simulated data for it,
+    segments, measures, and reports. Every stage's result is kept: call again to go on.
+    """
+
+    stack: tyro.conf.Positional[Path]
+    """Folder, file or NAME of the stack."""
+    out: Out
+    """Work folder: new, empty, or of the same reconstruction."""
+    preset: PresetName = "standard"
+    """quick: minutes; standard: up to 25 minutes on 2 cores; best: for a GPU or a night."""
+    stages: tuple[StageName, ...] = ("fit", "train", "segment", "measure", "report")
+    """Stages to run; finished ones are kept."""
+    seed: int = 0
+    """Decides every random draw."""
+    truth: Path | None = None
+    """True label volume, used for scores in the table and nothing else."""
+    options: Options = dataclasses.field(default_factory=StackOptions)
+
+    def run(self) -> None:
+        from fibsim import io
+
+        stack = io.read_stack(self.stack, overrides=self.options.overrides())
+        truth = io.read_volume(self.truth) > 0 if self.truth is not None else None
+        announce(io.inspect_stack(stack))
+        use_compilation_cache()
+        from fibnet.pipeline import reconstruct
+
+        result = reconstruct(
+            stack,
+            self.out,
+            preset=self.preset,
+            seed=self.seed,
+            stages=self.stages,
+            truth=truth,
+            progress=progress_bar,
+            announce=announce,
+        )
+        if result is not None:
+            _show_result(result)
+
+
+def _show_result(result) -> None:
+    announce("")
+    announce((result.folder / "measures.csv").read_text().replace(",", "\t"))
+    announce(f"probability  {result.probability}")
+    announce(f"label        {result.label}")
+    announce(f"pictures     {result.folder / 'figures'}")
+    announce(f"report       {result.report}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a segmenter on simulated stacks of an instrument file."""
+
+    instrument: tyro.conf.Positional[Path]
+    """Instrument file with a specimen section, as fibsim fit writes it."""
+    out: Out
+    """Folder for the network and the training log; call again to go on."""
+    preset: PresetName = "standard"
+    """Size of network and length of training."""
+    steps: int | None = None
+    """Training steps, instead of the preset's."""
+    window: int | None = None
+    """Slices seen at once (odd), instead of the preset's; 1 for single slices."""
+    seed: int = 0
+    """Decides weights and data."""
+
+    def run(self) -> None:
+        from fibnet.train_command import train_to_folder
+
+        use_compilation_cache()
+        train_to_folder(
+            self.instrument,
+            self.out,
+            preset=self.preset,
+            steps=self.steps,
+            window=self.window,
+            seed=self.seed,
+            progress=progress_bar("train"),
+            announce=announce,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Segment a stack with a trained network: probability.tif and label.tif."""
+
+    stack: tyro.conf.Positional[Path]
+    """Folder, file or NAME of the stack."""
+    model: Path
+    """Folder that fibnet train or reconstruct wrote."""
+    out: Out
+    """Folder for the volumes."""
+    tile_px: int = 256
+    """Side of the tiles; bounds the memory."""
+    options: Options = dataclasses.field(default_factory=StackOptions)
+
+    def run(self) -> None:
+        from fibsim import io
+
+        stack = io.read_stack(self.stack, overrides=self.options.overrides())
+        use_compilation_cache()
+        from fibnet.train_command import segment_to_folder
+
+        segment_to_folder(
+            stack,
+            self.model,
+            self.out,
+            tile_px=self.tile_px,
+            progress=progress_bar("segment"),
+            announce=announce,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Score a label volume against a truth, beside the baselines on the same stack."""
+
+    label: tyro.conf.Positional[Path]
+    """Label or probability TIFF (a probability is cut at one half)."""
+    truth: Path
+    """True label TIFF."""
+    stack: Path | None = None
+    """The stack, to score Otsu, k-means and watershed beside it."""
+    options: Options = dataclasses.field(default_factory=StackOptions)
+
+    def run(self) -> None:
+        from fibnet.evaluate_command import evaluate_table
+
+        announce(evaluate_table(self.label, self.truth, self.stack, self.options.overrides()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+    """The whole job on a small virtual specimen: simulate, fit, train, segment, score, report."""
+
+    out: Out = Path("demo-out")
+    """Work folder."""
+    seed: int = 0
+    """Decides every random draw."""
+
+    def run(self) -> None:
+        use_compilation_cache()
+        from fibnet.demo import run_demo
+
+        _show_result(run_demo(self.out, seed=self.seed, progress=progress_bar, announce=announce))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``fibnet``."""
+    commands = {
+        "reconstruct": Reconstruct,
+        "train": Train,
+        "segment": Segment,
+        "evaluate": Evaluate,
+        "demo": Demo,
+    }
+    return run_command(commands, "Segmenter for FIB-SEM stacks, taught by fibsim.", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

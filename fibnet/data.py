@@ -1,0 +1,160 @@
+"""Endless training data: random specimens recorded by instruments around the fitted one."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fibsim.fit import (
+    FitResult,
+    apply_unknowns,
+    default_unknowns,
+    draw_sample,
+    specimen_unknowns,
+    start_point,
+)
+from fibsim.instrument import Instrument
+
+__all__ = ["SimulatedData", "Source", "draw_training_stack", "grey_statistics", "source_of_fit"]
+
+# Standard deviation of the randomisation around the fit, in the free space of the fit's
+# unknowns (logarithm, logit or the unknown's own scale): a margin beyond what a fit leaves open.
+_SPREAD = {
+    "interaction.range_scale": 0.2,
+    "interaction.spread_scale": 0.3,
+    "interaction.se_escape_nm": 0.15,
+    "interaction.se_by_bse": 0.3,
+    "interaction.edge_gain": 0.4,
+    "interaction.se_incidence": 0.3,
+    "interaction.bse_incidence": 0.3,
+    "interaction.se_wall_loss": 0.25,
+    "interaction.bse_wall_loss": 0.25,
+    "detector.se_fraction": 0.4,
+    "detector.gain": 0.06,
+    "detector.offset": 0.25,
+    "detector.probe_nm": 0.25,
+    "noise.dose_electrons": 0.25,
+    "noise.read_grey": 0.2,
+    "geometry.tilt_deg": 0.2,
+}
+_SPREAD_FRACTION = 0.3  # logit of a solid fraction
+_SPREAD_SIZE = 0.2  # logarithm of a length
+
+# Milling faults of a training stack are drawn uniformly between zero and these.
+_WORST_FAULTS = {
+    "thickness_sd": 0.15,
+    "drift_nm": 0.25,  # in pixels; multiplied by the pixel below
+    "flicker_sd": 0.03,
+    "curtain_sd": 0.03,
+    "line_grey": 2.0,
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """What training data is drawn around.
+
+    Attributes:
+        instrument: fitted instrument.
+        specimen: parameters of the specimen generator.
+        kind: its name, static.
+        slice_nm, pixel_nm: grid, static.
+    """
+
+    instrument: Instrument
+    specimen: dict[str, Array]
+    kind: str = dataclasses.field(metadata=dict(static=True))
+    slice_nm: float = dataclasses.field(metadata=dict(static=True))
+    pixel_nm: float = dataclasses.field(metadata=dict(static=True))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimulatedData:
+    """Size of one simulated training stack (static)."""
+
+    slices: int = 16
+    side_px: int = 128
+    sublayers: int = 3
+    below_slices: int = 6
+
+
+def source_of_fit(fit: FitResult) -> Source:
+    """The source that a fit leads to."""
+    geometry = fit.instrument.geometry
+    return Source(
+        instrument=fit.instrument,
+        specimen={k: jnp.asarray(v, float) for k, v in fit.specimen.items()},
+        kind=fit.kind,
+        slice_nm=round(float(geometry.slice_nm), 6),
+        pixel_nm=round(float(geometry.pixel_nm), 6),
+    )
+
+
+def _spread_of(name: str) -> float:
+    if name in _SPREAD:
+        return _SPREAD[name]
+    return _SPREAD_FRACTION if name.endswith("fraction") else _SPREAD_SIZE
+
+
+def randomise(
+    instrument: Instrument, specimen: Mapping[str, Array], *, key: jax.Array
+) -> tuple[Instrument, dict[str, Array]]:
+    """Move every unknown by a normal draw in its free space, and draw the size of the faults."""
+    unknowns = default_unknowns(tilt_known=False) | specimen_unknowns(specimen)
+    free = start_point(instrument, specimen, unknowns)
+    key_free, key_faults = jax.random.split(key)
+    keys = jax.random.split(key_free, len(free))
+    moved = {
+        name: value + _spread_of(name) * jax.random.normal(k, value.shape, value.dtype)
+        for k, (name, value) in zip(keys, sorted(free.items()), strict=True)
+    }
+    instrument, specimen = apply_unknowns(moved, instrument, specimen, unknowns)
+    uniform = jax.random.uniform(key_faults, (len(_WORST_FAULTS),))
+    worst = dict(_WORST_FAULTS)
+    worst["drift_nm"] = worst["drift_nm"] * instrument.geometry.pixel_nm
+    faults = {name: u * worst[name] for u, name in zip(uniform, worst, strict=True)}
+    return dataclasses.replace(
+        instrument, faults=dataclasses.replace(instrument.faults, **faults)
+    ), specimen
+
+
+def draw_training_stack(
+    source: Source, data: SimulatedData, *, key: jax.Array
+) -> tuple[Float[Array, "channel slice y x"], Float[Array, "slice y x"]]:
+    """One noisy stack of a randomised instrument and its true solid fraction. Traceable."""
+    key_random, key_sample = jax.random.split(key)
+    instrument, specimen = randomise(source.instrument, source.specimen, key=key_random)
+    sample = draw_sample(
+        instrument,
+        specimen,
+        key=key_sample,
+        kind=source.kind,
+        shape=(data.slices, data.side_px, data.side_px),
+        slice_nm=source.slice_nm,
+        pixel_nm=source.pixel_nm,
+        sublayers=data.sublayers,
+        below_slices=data.below_slices,
+    )
+    # Recorded stacks hold whole grey values.
+    return jnp.round(sample.images), sample.solid
+
+
+def grey_statistics(
+    source: Source, data: SimulatedData, *, key: jax.Array
+) -> tuple[Float[Array, " channel"], Float[Array, " channel"]]:
+    """Mean and standard deviation per channel over four simulated stacks.
+
+    The constants that normalise both simulated and real images before the network: taken from
+    the simulation, they exist before any real image is read.
+    """
+
+    def one(key):
+        images, _ = draw_training_stack(source, data, key=key)
+        return images.mean((1, 2, 3)), (images**2).mean((1, 2, 3))
+
+    first, second = jax.lax.map(one, jax.random.split(key, 4))
+    mean = first.mean(0)
+    return mean, jnp.sqrt(jnp.maximum(second.mean(0) - mean**2, 1.0))

@@ -1,0 +1,292 @@
+"""The main job: from a recorded stack to a measured volume and a report.
+
+``reconstruct`` runs the stages fit, train, segment, measure and report in a work folder; each is
+a function of the files that the stages before it left there, so that a run can be broken
+anywhere and go on later.
+"""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fibnet.baselines import all_baselines
+from fibnet.data import SimulatedData, Source, draw_training_stack
+from fibnet.metrics import scores
+from fibnet.model import ModelConfig
+from fibnet.morphology import as_rows, measure
+from fibnet.segment import predict
+from fibnet.segmenter import load_segmenter, save_segmenter
+from fibnet.stages import WorkFolder
+from fibnet.train import PRESETS, Preset, train
+from fibsim import io as stack_io
+from fibsim.errors import InputError
+from fibsim.fit import FitSettings, fit_best_kind, grey_levels
+from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
+from fibsim.stack import Stack
+
+__all__ = ["STAGES", "Reconstruction", "reconstruct"]
+
+STAGES = ("fit", "train", "segment", "measure", "report")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """Where a finished reconstruction's results lie, and its headline numbers."""
+
+    folder: Path
+    report: Path
+    probability: Path
+    label: Path
+    measures: dict[str, float]
+    scores: dict[str, dict[str, float]]
+
+
+class _Job:
+    """One reconstruction: the inputs, and the stages as methods without arguments."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        preset: Preset,
+        preset_name: str,
+        seed: int,
+        truth: np.ndarray | None,
+        work: WorkFolder,
+        progress: Callable[[str], Callable[[int, int, str], None]],
+    ):
+        self.stack, self.preset, self.preset_name = stack, preset, preset_name
+        self.seed, self.truth, self.work, self.progress = seed, truth, work, progress
+        self.out = work.path
+        self.grey = grey_levels(stack)
+
+    # -- fit ---------------------------------------------------------------------------------
+
+    def fit(self) -> None:
+        show = self.progress("fit")
+        result = fit_best_kind(
+            self.stack,
+            key=jax.random.key(self.seed),
+            settings=FitSettings(steps=self.preset.fit_steps),
+            kinds=self.preset.kinds,
+            progress=lambda kind, step, steps, loss: show(step, steps, f"{kind}, loss {loss:.3f}"),
+        )
+        content = InstrumentFile(
+            instrument=result.instrument, kind=result.kind, specimen=result.specimen
+        )
+        start = InstrumentFile(
+            instrument=result.start_instrument, kind=result.kind, specimen=result.start_specimen
+        )
+        save_instrument(self.out / "instrument_start.yaml", start)
+        facts = {
+            "kind": result.kind,
+            "default_distance": result.default_distance,
+            "start_distance": result.start_distance,
+            "fitted_distance": result.fitted_distance,
+            "real_distance": result.real_distance,
+            "loss": [float(v) for v in result.loss],
+        }
+        stack_io.atomic_write_text(self.out / "fit.json", json.dumps(facts))
+        save_instrument(self.out / "instrument.yaml", content)
+
+    def source(self) -> Source:
+        content = load_instrument(self.out / "instrument.yaml")
+        return Source(
+            instrument=content.instrument,
+            specimen={k: jnp.asarray(v, float) for k, v in content.specimen.items()},
+            kind=content.kind,
+            slice_nm=self.stack.slice_nm,
+            pixel_nm=self.stack.pixel_nm,
+        )
+
+    # -- train -------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        preset = self.preset
+        config = ModelConfig(
+            channels=self.stack.num_channels,
+            window=preset.window if self.stack.num_slices > 1 else 1,
+            widths=preset.widths,
+            blocks=preset.blocks,
+        )
+        show = self.progress("train")
+        segmenter = train(
+            self.source(),
+            config,
+            folder=self.out / "training",
+            seed=self.seed,
+            settings=preset.train,
+            data=preset.data,
+            progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
+        )
+        save_segmenter(self.out / "model", segmenter)
+
+    # -- segment -----------------------------------------------------------------------------
+
+    def segment(self) -> None:
+        segmenter = load_segmenter(self.out / "model")
+        show = self.progress("segment")
+        probability = predict(
+            segmenter, self.grey, progress=lambda done, tiles: show(done, tiles, "tiles")
+        )
+        label = (probability > 0.5).astype(np.uint8)
+        voxel = self.stack.voxel_nm
+        stack_io.write_volume(self.out / "probability.tif", probability, voxel_nm=voxel)
+        stack_io.write_volume(self.out / "label.tif", label, voxel_nm=voxel)
+
+    # -- measure -----------------------------------------------------------------------------
+
+    def volumes(self) -> tuple[np.ndarray, np.ndarray]:
+        probability = stack_io.read_volume(self.out / "probability.tif")
+        return probability, stack_io.read_volume(self.out / "label.tif") > 0
+
+    def measure(self) -> None:
+        probability, label = self.volumes()
+        drawn = simulated_examples(self.source(), self.stack, seed=self.seed)
+        volumes = {"fibnet": label} | all_baselines(
+            self.grey,
+            [c.name for c in self.stack.channels],
+            train_images=[images for images, _ in drawn],
+            train_labels=[solid for _, solid in drawn],
+            seed=self.seed,
+        )
+        voxel = self.stack.voxel_nm
+        folder = self.out / "baselines"
+        folder.mkdir(exist_ok=True)
+        show = self.progress("measure")
+        results: dict[str, dict] = {}
+        for i, (name, volume) in enumerate(volumes.items()):
+            results[name] = {"measures": as_rows(measure(volume, voxel))}
+            if self.truth is not None:
+                own = probability if name == "fibnet" else None
+                results[name]["scores"] = scores(volume, self.truth, voxel, probability=own)
+            if name != "fibnet":
+                path = folder / f"{name.replace(' ', '_')}.tif"
+                stack_io.write_volume(path, volume.astype(np.uint8), voxel_nm=voxel)
+            show(i + 1, len(volumes), name)
+        if self.truth is not None:
+            results["truth"] = {"measures": as_rows(measure(self.truth, voxel))}
+        stack_io.atomic_write_text(self.out / "measures.csv", measures_csv(results))
+        stack_io.atomic_write_text(self.out / "measures.json", json.dumps(results))
+
+    # -- report ------------------------------------------------------------------------------
+
+    def report(self) -> None:
+        # matplotlib is loaded for the report alone
+        from fibnet.reporting import write_reconstruction_report
+
+        write_reconstruction_report(self)
+
+
+def simulated_examples(source: Source, stack: Stack, *, seed: int) -> list:
+    """Two labelled stacks of the fitted instrument, for the random forest and for pictures."""
+    slices = min(stack.num_slices, 16)
+    side = min(128, *stack.images.shape[2:]) // 2 * 2
+    data = SimulatedData(slices=slices, side_px=side)
+    draw = jax.jit(draw_training_stack, static_argnums=1)
+    keys = jax.random.split(jax.random.key(seed + 1), 2)
+    return [tuple(np.asarray(v) for v in draw(source, data, key=k)) for k in keys]
+
+
+def measures_csv(results: dict[str, dict]) -> str:
+    """One row per quantity, one column per method; scores below the measures."""
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for method, content in results.items():
+        for name, value, unit in content["measures"]:
+            rows.setdefault((name, unit), {})[method] = value
+        for name, value in content.get("scores", {}).items():
+            rows.setdefault((name, ""), {})[method] = value
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["quantity", "unit", *results])
+    for (name, unit), values in rows.items():
+        table.writerow([name, unit, *(_number(values.get(m)) for m in results)])
+    return text.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _check_stages(stages: tuple[str, ...]) -> None:
+    for stage in stages:
+        if stage not in STAGES:
+            raise InputError(f"stage {stage!r} is unknown; expected some of {', '.join(STAGES)}.")
+
+
+def reconstruct(
+    stack: Stack,
+    out: str | Path,
+    *,
+    preset: str = "standard",
+    seed: int = 0,
+    stages: tuple[str, ...] = STAGES,
+    truth: np.ndarray | None = None,
+    progress: Callable[[str], Callable[[int, int, str], None]] | None = None,
+    announce: Callable[[str], None] = print,
+) -> Reconstruction | None:
+    """Run the main job on a stack, or go on where it stopped.
+
+    Args:
+        stack: what `fibsim.io.read_stack` gave.
+        out: work folder; every stage's result is kept there.
+        preset: a name of `fibnet.train.PRESETS`.
+        seed: decides every random draw; the same seed gives the same volume.
+        stages: which to run; a stage that is already finished is kept.
+        truth: true label (slice, y, x), for scores only, after everything else is done.
+        progress: stage name -> callback (done, total, text).
+        announce: prints a line.
+
+    Returns:
+        The result, or None where ``stages`` leaves out the last ones.
+
+    Raises:
+        InputError: unknown preset or stage; a stage whose forerunner is not finished; a work
+            folder of another stack or setting; a truth of another shape; a write that failed.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}.")
+    _check_stages(stages)
+    if truth is not None and truth.shape != stack.images.shape[1:]:
+        raise InputError(
+            f"the truth has shape {truth.shape} but the stack {stack.images.shape[1:]} "
+            "(slice, y, x); give the truth of this stack."
+        )
+    identity = {
+        "stack": stack_io.fingerprint(stack),
+        "preset": preset,
+        "seed": seed,
+        "truth": truth is not None,
+    }
+    work = WorkFolder(out, identity)
+    quiet = progress or (lambda stage: lambda done, total, text: None)
+    job = _Job(stack, PRESETS[preset], preset, seed, truth, work, quiet)
+    for i, stage in enumerate(STAGES):
+        if stage not in stages:
+            continue
+        missing = [s for s in STAGES[:i] if not work.is_done(s)]
+        if missing:
+            raise InputError(
+                f"the stage {stage} needs the stage {missing[0]}, which is not finished in "
+                f"{work.path}; run it first or leave out --stages."
+            )
+        if work.run(stage, getattr(job, stage), announce):
+            # What was made from this stage's earlier result is out of date.
+            work.forget(list(STAGES[i + 1 :]))
+    if not work.is_done("report"):
+        return None
+    results = json.loads((work.path / "measures.json").read_text())
+    return Reconstruction(
+        folder=work.path,
+        report=work.path / "report.html",
+        probability=work.path / "probability.tif",
+        label=work.path / "label.tif",
+        measures={name: value for name, value, _ in results["fibnet"]["measures"]},
+        scores={m: c["scores"] for m, c in results.items() if "scores" in c},
+    )

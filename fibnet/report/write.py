@@ -1,0 +1,253 @@
+"""From content to one HTML file and a folder of figures."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fibnet.metrics import HIGHER_IS_BETTER, METRIC_LABELS
+from fibnet.report import curves, volumes
+from fibnet.report.content import FitSection, ReportContent, checked
+from fibnet.report.numbers import aligned, format_value
+from fibnet.report.page import Page
+from fibnet.report.style import Picture
+
+__all__ = ["write_report"]
+
+
+def write_report(path: str | os.PathLike, content: ReportContent) -> Path:
+    """Writes the report: one HTML file that needs nothing else, and its figures as PNG beside it.
+
+    Pictures are inside the file, so that it can be sent as it is; ``figures/`` in the same folder
+    holds them once more for slides. The same content gives the same bytes. What the content does
+    not have is left out.
+
+    Args:
+        path: the HTML file; its folder is made if need be.
+        content: what to show.
+
+    Returns:
+        The path of the HTML file.
+
+    Raises:
+        InputError: the volumes do not fit together (see `ReportContent`).
+    """
+    content = checked(content)
+    path = Path(path)
+    figures = path.parent / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    page = Page(content.title, content.created)
+
+    def place(picture: Picture) -> None:
+        name = page.figure(picture)
+        (figures / name).write_bytes(picture.png)
+
+    page.summary(content.summary)
+    page.warnings(content.warnings)
+    _recording(page, place, content)
+    _segmentation(page, place, content)
+    _morphology(page, place, content)
+    _comparison(page, place, content)
+    if content.fit is not None:
+        _fit(page, place, content, content.fit)
+    if content.training is not None:
+        page.section("Training")
+        place(curves.training_figure(content.training))
+    _reproducibility(page, content)
+    path.write_text(page.html(), encoding="utf-8")
+    return path
+
+
+Place = Callable[[Picture], None]
+
+
+def _recording(page: Page, place: Place, content: ReportContent) -> None:
+    if not content.stack_rows and content.images is None:
+        return
+    page.section("Recording")
+    if content.stack_rows:
+        page.table(
+            "The recording, and where each fact comes from.",
+            ("Fact", "Value", "Source"),
+            content.stack_rows,
+            kinds="tts",
+        )
+    if content.images is not None:
+        for picture in volumes.grey_figures(
+            content.images, content.channel_names, content.voxel_nm
+        ):
+            place(picture)
+
+
+def _segmentation(page: Page, place: Place, content: ReportContent) -> None:
+    if content.label is None:
+        return
+    page.section("Segmentation")
+    channel = content.channel_names[0] if content.images is not None else ""
+    place(
+        volumes.result_figure(
+            content.images,
+            channel,
+            content.label,
+            content.probability,
+            content.truth,
+            content.voxel_nm,
+        )
+    )
+    if min(content.label.shape) > 1 and content.label.any():
+        place(volumes.body_figure(content.label, content.voxel_nm))
+
+
+def _morphology(page: Page, place: Place, content: ReportContent) -> None:
+    several_slices = content.label is not None and content.label.shape[0] > 1
+    if not content.measures and content.morphology is None and not several_slices:
+        return
+    page.section("Morphology")
+    if content.measures:
+        _measures_table(page, content.measures)
+    if content.morphology is not None:
+        place(curves.sizes_figure(content.morphology))
+    if several_slices:
+        labels = {content.result_name: content.label} | content.baseline_labels
+        place(curves.porosity_figure(labels, content.truth, content.voxel_nm[0]))
+
+
+def _measures_table(page: Page, measures) -> None:
+    names = list(measures)
+    methods = [{name: (value, unit) for name, value, unit in rows} for rows in measures.values()]
+    quantities = list(dict.fromkeys(name for method in methods for name in method))
+    rows = []
+    for quantity in quantities:
+        found = [method.get(quantity, (float("nan"), "")) for method in methods]
+        unit = next((unit for _, unit in found if unit), "")
+        values = [float("nan") if value is None else float(value) for value, _ in found]
+        rows.append((quantity, unit, *aligned(values, 4)))
+    page.table(
+        f"Measures of the result ({names[0]})"
+        + (" and of the other label volumes." if len(names) > 1 else "."),
+        ("Measure", "Unit", *names),
+        rows,
+        kinds="ts" + "n" * len(names),
+    )
+
+
+def _comparison(page: Page, place: Place, content: ReportContent) -> None:
+    probability, truth = content.probability, content.truth
+    calibration = probability is not None and truth is not None
+    compared = content.label is not None and bool(content.baseline_labels)
+    if not content.scores and not compared and not calibration:
+        return
+    page.section("Comparison with the truth" if truth is not None else "Comparison of methods")
+    if content.scores:
+        _scores_table(page, content.scores)
+    if compared:
+        image = None if content.images is None else content.images[0]
+        channel = content.channel_names[0] if content.images is not None else ""
+        labels = {content.result_name: content.label} | content.baseline_labels
+        place(volumes.comparison_figure(image, channel, labels, truth, content.voxel_nm))
+    if calibration:
+        place(curves.calibration_figure(probability, truth))
+
+
+def _scores_table(page: Page, scores) -> None:
+    metrics = list(dict.fromkeys(key for method in scores.values() for key in method))
+    columns, best = [], set()
+    for column, metric in enumerate(metrics):
+        values = [float(method.get(metric, float("nan"))) for method in scores.values()]
+        columns.append([format_value(float("nan")) if v != v else _decimals(v) for v in values])
+        best |= {(row, column + 1) for row in _best_rows(metric, values)}
+    names = list(scores)
+    page.table(
+        "Agreement with the truth; the best value of each column is bold. Boundary scores count "
+        "surface voxels within two pixels; misplaced pore is the share of true pore called solid; "
+        "porosity error is result minus truth.",
+        ("Method", *(METRIC_LABELS.get(metric, metric) for metric in metrics)),
+        [(name, *(column[row] for column in columns)) for row, name in enumerate(names)],
+        kinds="t" + "n" * len(metrics),
+        best=frozenset(best),
+        main_row=0,
+    )
+
+
+def _decimals(value: float) -> str:
+    return format_value(f"{value:.3f}".replace("-", "\N{MINUS SIGN}"))
+
+
+def _best_rows(metric: str, values: Sequence[float]) -> list[int]:
+    """Rows that share the best printed value; none where there is nothing to compare."""
+    shown = [round(v if metric in HIGHER_IS_BETTER else -abs(v), 3) for v in values]
+    known = [v for v in shown if v == v]
+    if len(known) < 2:
+        return []
+    return [row for row, v in enumerate(shown) if v == max(known)]
+
+
+def _fit(page: Page, place: Place, content: ReportContent, fit: FitSection) -> None:
+    page.section("Fit of the simulator")
+    page.paragraph(
+        "The simulator was fitted to the recording without labels, by matching the statistics of "
+        "simulated and recorded patches."
+    )
+    if fit.parameters:
+        with_error = any(len(row) > 4 and row[4] is not None for row in fit.parameters)
+        rows = [_parameter_row(row, with_error) for row in fit.parameters]
+        page.table(
+            "Parameters of the instrument and specimen before and after the fit"
+            + (", with standard errors." if with_error else "."),
+            ("Parameter", "Unit", "Start", "Fitted", *(["Std. error"] if with_error else [])),
+            rows,
+            kinds="tsnn" + ("n" if with_error else ""),
+        )
+    if fit.distances:
+        page.table(
+            "Distance between simulation and recording on data held out from the fit (smaller is "
+            "closer).",
+            ("Statistic", "Default instrument", "Fitted instrument"),
+            [(name, *aligned(values, 3, smallest=True)) for name, *values in fit.distances],
+            kinds="tnn",
+        )
+    if fit.real_patch is not None and fit.simulated_patch is not None:
+        real, simulated = fit.real_patch, fit.simulated_patch
+        names = list(content.channel_names) or [f"channel {c}" for c in range(real.shape[0])]
+        place(curves.patches_figure(real, simulated, names, content.voxel_nm))
+        place(curves.histogram_figure(real, simulated, names))
+        place(curves.spectra_figure(real, simulated, names, content.voxel_nm[2]))
+    if fit.loss is not None and len(fit.loss) > 1:
+        place(curves.fit_loss_figure(fit.loss))
+
+
+def _parameter_row(row: Sequence, with_error: bool) -> tuple[str, ...]:
+    """Start and fitted value to the digits that the standard error leaves, then the error."""
+    name, unit, start, fitted, *rest = row
+    error = rest[0] if rest else None
+    if error is None or not error > 0:
+        return (
+            name,
+            unit,
+            *aligned([start, fitted], 3, smallest=True),
+            *(["–"] if with_error else []),
+        )
+    fitted_text, error_text = format_value((fitted, error)).split(" ± ")
+    start_text, _ = format_value((start, error)).split(" ± ")
+    return (name, unit, start_text, fitted_text, error_text)
+
+
+def _reproducibility(page: Page, content: ReportContent) -> None:
+    if not (content.settings or content.versions or content.timings):
+        return
+    page.section("Reproducibility")
+    if content.timings:
+        seconds = aligned([float(row[1]) for row in content.timings], 4)
+        peaks = [row[2] if len(row) > 2 else None for row in content.timings]
+        page.table(
+            "Time and peak memory of each stage.",
+            ("Stage", "Time (s)", "Peak memory (MB)"),
+            [
+                (row[0], time, None if peak is None else aligned([round(peak)])[0])
+                for row, time, peak in zip(content.timings, seconds, peaks, strict=True)
+            ],
+            kinds="tnn",
+        )
+    if content.settings:
+        page.table("Settings.", ("Setting", "Value"), list(content.settings.items()), kinds="tt")
+    if content.versions:
+        page.table("Software.", ("Package", "Version"), list(content.versions.items()), kinds="tt")

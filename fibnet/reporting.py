@@ -1,0 +1,171 @@
+"""Gather the files of a finished reconstruction into the content of its report."""
+
+import datetime
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fibnet.morphology import measure
+from fibnet.report import FitSection, ReportContent, TrainingSection, write_report
+from fibsim import io as stack_io
+from fibsim.instrument import leaves_by_name
+from fibsim.instrument_file import load_instrument
+from fibsim.provenance import versions
+from fibsim.stack import Stack
+
+if TYPE_CHECKING:
+    from fibnet.pipeline import _Job
+
+__all__ = ["write_reconstruction_report"]
+
+# Endings of leaf names -> unit shown.
+_UNITS = {"_nm": "nm", "_kev": "keV", "_deg": "°", "_electrons": "electrons", "_grey": "grey",
+          "gain": "grey/yield", "offset": "grey"}  # fmt: skip
+
+
+def _unit(name: str) -> str:
+    return next((u for end, u in _UNITS.items() if name.endswith(end)), "")
+
+
+def _rows(start, fitted, channel_names) -> list[tuple]:
+    """(parameter, unit, start, fitted) of every leaf that the fit changed."""
+    rows = []
+    before, after = leaves_by_name(start.instrument), leaves_by_name(fitted.instrument)
+    for name, value in after.items():
+        a, b = np.atleast_1d(before[name]), np.atleast_1d(value)
+        if np.allclose(a, b, rtol=1e-5):
+            continue
+        for i in range(len(b)):
+            label = f"{name}, {channel_names[i]}" if np.ndim(value) else name
+            rows.append((label, _unit(name), float(a[i]), float(b[i])))
+    rows += [(f"specimen.{k}", _unit(k), start.specimen[k], v) for k, v in fitted.specimen.items()]
+    return rows
+
+
+def _fit_section(job: "_Job", names: list[str]) -> tuple[FitSection, dict]:
+    from fibnet.pipeline import simulated_examples
+
+    facts = json.loads((job.out / "fit.json").read_text())
+    start = load_instrument(job.out / "instrument_start.yaml")
+    fitted = load_instrument(job.out / "instrument.yaml")
+    simulated = simulated_examples(job.source(), job.stack, seed=job.seed)[0][0]
+    _, slices, y, x = simulated.shape
+    return FitSection(
+        parameters=_rows(start, fitted, names),
+        loss=np.asarray(facts["loss"]),
+        distances=[
+            ("sliced Wasserstein, default → fitted", facts["default_distance"],
+             facts["fitted_distance"]),
+            ("sliced Wasserstein, contrast matched → fitted", facts["start_distance"],
+             facts["fitted_distance"]),
+        ],
+        real_patch=job.grey[:, :slices, :y, :x],
+        simulated_patch=simulated,
+    ), facts  # fmt: skip
+
+
+def _training_section(job: "_Job") -> TrainingSection:
+    lines = [json.loads(s) for s in (job.out / "training" / "log.jsonl").read_text().splitlines()]
+    validated = [e for e in lines if "dice" in e]
+    return TrainingSection(
+        steps=np.asarray([e["step"] for e in lines]),
+        loss=np.asarray([e["loss"] for e in lines]),
+        val_steps=np.asarray([e["step"] for e in validated]),
+        val_dice=np.asarray([e["dice"] for e in validated]),
+    )
+
+
+def _stack_rows(stack: Stack) -> list[tuple]:
+    source = stack.provenance
+    rows = [
+        ("slices × height × width", " × ".join(map(str, stack.images.shape[1:])), "images"),
+        ("grey values", str(stack.images.dtype), "images"),
+    ]
+    for channel in stack.channels:
+        rows.append(
+            (f"channel {channel.name}", f"{channel.beam_kev:g} keV, {channel.detector}",
+             source.get("beam_kev", ""))
+        )  # fmt: skip
+    for name, unit in (("pixel_nm", "nm"), ("slice_nm", "nm"), ("tilt_deg", "°"),
+                       ("material", ""), ("specimen", "")):  # fmt: skip
+        value = getattr(stack, name)
+        shown = "not stated" if value is None else f"{value} {unit}".strip()
+        rows.append((name, shown, source.get(name, "")))
+    return rows
+
+
+def _warnings(job: "_Job", facts: dict, fitted) -> list[str]:
+    found = list(job.stack.warnings)
+    if job.stack.tilt_deg is None and job.stack.num_slices >= 4:
+        tilt = float(fitted.instrument.geometry.tilt_deg)
+        found.append(f"The tilt was not stated; the fit estimated {tilt:.1f} degrees.")
+    if facts["fitted_distance"] > 2.0 * facts["real_distance"]:
+        found.append(
+            f"The simulation still differs from the stack: held-out distance "
+            f"{facts['fitted_distance']:.3f}, twice the {facts['real_distance']:.3f} between parts "
+            "of the stack itself or more. Look at the patches side by side before trusting the "
+            "volume."
+        )
+    if facts["fitted_distance"] > facts["start_distance"]:
+        found.append(
+            "The fit is no closer to held-out parts of the stack than its contrast-matched start."
+        )
+    return found
+
+
+def write_reconstruction_report(job: "_Job") -> None:
+    """Write ``report.html`` and its figures into the work folder."""
+    stack, out = job.stack, job.out
+    names = [c.name for c in stack.channels]
+    probability, label = job.volumes()
+    results = json.loads((out / "measures.json").read_text())
+    fit, facts = _fit_section(job, names)
+    fitted = load_instrument(out / "instrument.yaml")
+    morphology = measure(label, stack.voxel_nm)
+    doubtful = float(np.mean((probability > 0.1) & (probability < 0.9)))
+    summary = [
+        ("Porosity", morphology.porosity, ""),
+        ("Porosity, mean of probability", 1.0 - float(probability.mean()), ""),
+        *[r for r in (tuple(r) for r in results["fibnet"]["measures"]) if r[0] != "Porosity"],
+        ("Voxels in doubt (probability 0.1 to 0.9)", 100 * doubtful, "%"),
+    ]
+    scored = {m: c["scores"] for m, c in results.items() if "scores" in c}
+    if scored:
+        summary.append(("Dice against the given truth", scored["fibnet"]["dice"], ""))
+    baselines = {
+        p.stem.replace("_", " "): stack_io.read_volume(p) > 0
+        for p in sorted((out / "baselines").glob("*.tif"))
+    }
+    content = ReportContent(
+        title=f"FIB-SEM reconstruction of {stack.name}",
+        created=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        summary=summary,
+        warnings=_warnings(job, facts, fitted),
+        stack_rows=_stack_rows(stack),
+        images=job.grey,
+        channel_names=names,
+        voxel_nm=stack.voxel_nm,
+        probability=probability,
+        label=label,
+        truth=job.truth,
+        baseline_labels=baselines,
+        morphology=morphology,
+        measures={m: [tuple(r) for r in c["measures"]] for m, c in results.items()},
+        scores=scored or None,
+        fit=fit,
+        training=_training_section(job),
+        settings={
+            "preset": job.preset_name,
+            "seed": job.seed,
+            "specimen kind": facts["kind"],
+            "fit steps": job.preset.fit_steps,
+            "training steps": job.preset.train.steps,
+            "network widths": job.preset.widths,
+            "slices seen at once": job.preset.window,
+            "held-out distance of the stack to itself": facts["real_distance"],
+        },
+        versions=versions(),
+        timings=job.work.timings(),
+    )
+    write_report(out / "report.html", content)

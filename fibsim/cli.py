@@ -1,0 +1,172 @@
+"""The ``fibsim`` command: inspect, simulate, fit, doctor. JAX is loaded only by what needs it."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fibsim.console import (
+    Options,
+    StackOptions,
+    announce,
+    progress_bar,
+    run_command,
+    use_compilation_cache,
+)
+from fibsim.errors import InputError
+
+__all__ = ["main"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Show how a stack is read: shape, channels, voxel size, and the source of every fact."""
+
+    stack: tyro.conf.Positional[Path]
+    """Folder, file or NAME of the stack."""
+    options: Options = dataclasses.field(default_factory=StackOptions)
+
+    def run(self) -> None:
+        from fibsim import io
+
+        announce(io.inspect_stack(io.read_stack(self.stack, overrides=self.options.overrides())))
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulate:
+    """Record a virtual specimen with a virtual instrument: one TIFF per channel, and the truth."""
+
+    instrument: tyro.conf.Positional[str] = "tilted52"
+    """Instrument file, or a preset: tilted52, tilted54, orthogonal."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("simulated")
+    """Folder to write; must not hold anything yet."""
+    specimen: str | None = None
+    """Kind of specimen, or a TIFF volume of solid fraction (then give --specimen-voxel-nm)."""
+    specimen_voxel_nm: tuple[float, float, float] | None = None
+    """Voxel size (z y x) of a specimen file."""
+    parameters: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Parameters of the specimen kind, as name value pairs."""
+    beam_kev: tuple[float, ...] = ()
+    """Beam energies (presets only; default 1 2 5)."""
+    slices: int = 48
+    """Number of slices."""
+    side: int = 128
+    """Height and width of the images in pixels."""
+    seed: int = 0
+    """Seed of specimen, faults and noise."""
+
+    def run(self) -> None:
+        from fibsim.simulate_command import simulate_to_folder
+
+        use_compilation_cache()
+        simulate_to_folder(
+            self.instrument,
+            self.out,
+            specimen=self.specimen,
+            specimen_voxel_nm=self.specimen_voxel_nm,
+            parameters=self.parameters,
+            beam_kev=self.beam_kev,
+            slices=self.slices,
+            side=self.side,
+            seed=self.seed,
+            announce=announce,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Fit the instrument and the specimen's statistics to a stack, without labels."""
+
+    stack: tyro.conf.Positional[Path]
+    """Folder, file or NAME of the stack."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("instrument.yaml")
+    """Instrument file to write."""
+    steps: int = 200
+    """Optimiser steps."""
+    seed: int = 0
+    """Seed of specimens, noise, crops and projections."""
+    options: Options = dataclasses.field(default_factory=StackOptions)
+
+    def run(self) -> None:
+        from fibsim import io
+
+        if self.steps < 1:
+            raise InputError(f"--steps is {self.steps}, expected at least 1.")
+        if not self.out.absolute().parent.is_dir():
+            raise InputError(f"the folder of {self.out} does not exist; make it first.")
+        stack = io.read_stack(self.stack, overrides=self.options.overrides())
+        use_compilation_cache()
+        import jax
+
+        from fibsim.fit import FitSettings, fit_best_kind
+        from fibsim.instrument_file import InstrumentFile, save_instrument
+
+        for warning in stack.warnings:
+            announce(f"warning: {warning}")
+        show = progress_bar("fit")
+        result = fit_best_kind(
+            stack,
+            key=jax.random.key(self.seed),
+            settings=FitSettings(steps=self.steps),
+            progress=lambda kind, step, steps, loss: show(step, steps, f"{kind}, loss {loss:.3f}"),
+        )
+        content = InstrumentFile(
+            instrument=result.instrument, kind=result.kind, specimen=result.specimen
+        )
+        save_instrument(self.out, content)
+        announce(
+            f"specimen kind {result.kind}: "
+            + ", ".join(f"{k} {v:.4g}" for k, v in result.specimen.items())
+        )
+        announce(
+            f"held-out distance: default instrument {result.default_distance:.3f}, contrast "
+            f"matched {result.start_distance:.3f}, fitted {result.fitted_distance:.3f}; parts of "
+            f"the stack among themselves {result.real_distance:.3f}"
+        )
+        if result.fitted_distance > result.start_distance:
+            announce("warning: the fit is no closer to held-out parts than its start was.")
+        announce(f"wrote {self.out}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Show versions, devices and memory, and run a tiny simulation as a check."""
+
+    def run(self) -> None:
+        from fibsim.provenance import environment, versions
+
+        for name, value in {**versions(), **environment()}.items():
+            announce(f"{name:20} {value}")
+        import time
+
+        import jax
+
+        from fibsim import make_instrument, make_specimen, sample_stack
+
+        started = time.perf_counter()
+        specimen = make_specimen(
+            "waves",
+            key=jax.random.key(0),
+            shape=(32, 64, 64),
+            voxel_nm=(5.0, 4.0, 4.0),
+            ligament_nm=25.0,
+        )
+        instrument = make_instrument(beam_kev=[1.0, 5.0])
+        sample = sample_stack(
+            specimen, instrument, key=jax.random.key(1), num_slices=12, sublayers=2
+        )
+        mean = ", ".join(f"{float(v):.0f}" for v in sample.images.mean((1, 2, 3)))
+        seconds = time.perf_counter() - started
+        announce(f"{'test simulation':20} mean grey {mean} in {seconds:.1f} s with compilation")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of ``fibsim``."""
+    commands = {"inspect": Inspect, "simulate": Simulate, "fit": Fit, "doctor": Doctor}
+    return run_command(commands, "Differentiable FIB-SEM forward model.", argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

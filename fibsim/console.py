@@ -1,0 +1,118 @@
+"""What both command lines share: options of a stack, progress, and errors as one sentence."""
+
+import dataclasses
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from fibsim.errors import InputError
+
+__all__ = ["StackOptions", "announce", "progress_bar", "run_command", "use_compilation_cache"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StackOptions:
+    """What is known of a stack; each overrides stack.yaml, headers and file names."""
+
+    pixel_nm: float | None = None
+    """Side of a pixel in nm."""
+    slice_nm: float | None = None
+    """Slice thickness in nm."""
+    tilt_deg: float | None = None
+    """Angle between beam and slice normal in degrees (38 on a 52-degree machine, 0 on an
+    orthogonal one); estimated if nothing states it."""
+    material: str | None = None
+    """Solid, for example Au, Ni, ZrO2 (default Au)."""
+    specimen: str | None = None
+    """Kind of structure: waves, hierarchical, spheres, fibres, gyroid; chosen if not given."""
+    beam_kev: tuple[float, ...] = ()
+    """Beam energy of every channel in keV."""
+    detector: tuple[str, ...] = ()
+    """Detector of every channel: SE or BSE."""
+    channels: tuple[str, ...] = ()
+    """Names of the channel files to use."""
+
+    def overrides(self) -> dict:
+        """The options that were given."""
+        given = dataclasses.asdict(self)
+        return {k: (list(v) if isinstance(v, tuple) else v) for k, v in given.items()
+                if v is not None and v != ()}  # fmt: skip
+
+
+Options = Annotated[StackOptions, tyro.conf.OmitArgPrefixes]
+
+
+def announce(line: str) -> None:
+    """Print a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
+def progress_bar(stage: str) -> Callable[[int, int, str], None]:
+    """A callback (done, total, text) that shows a bar; the first call takes the compilation."""
+    from tqdm import tqdm
+
+    started = time.perf_counter()
+    state: dict = {"bar": None, "last": 0}
+    announce(f"{stage}: compiling (up to a minute the first time, seconds later)")
+
+    def show(done: int, total: int, text: str) -> None:
+        bar = state["bar"]
+        if bar is None or done <= state["last"] or total != bar.total:
+            if bar is None:
+                announce(f"{stage}: compiled in {time.perf_counter() - started:.0f} s")
+            else:
+                bar.close()
+            bar = state["bar"] = tqdm(total=total, desc=stage, mininterval=1.0, initial=done - 1)
+        bar.set_postfix_str(text, refresh=False)
+        bar.update(done - bar.n)
+        state["last"] = done
+        if done == total:
+            bar.close()
+
+    return show
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs between runs, in the user's cache folder.
+
+    ``FIBSIM_CACHE`` names another folder; empty turns the cache off.
+    """
+    import jax
+
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "fibsim"
+    folder = os.environ.get("FIBSIM_CACHE", str(default))
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def run_command(commands: dict[str, type], description: str, argv: Sequence[str] | None) -> int:
+    """Parse the command line, run the command, and turn `InputError` into status 2.
+
+    ``commands`` maps names to dataclasses whose fields are options and whose ``run`` does the
+    work. Unknown options end in status 2 with the nearest name suggested (by tyro).
+    """
+    # Orbax reports harmless details of its storage format through absl.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    parsed = tyro.extras.subcommand_cli_from_dict(
+        commands, description=description, args=argv, sort_subcommands=False
+    )
+    try:
+        parsed.run()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; call again to go on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        name = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror or error}{name}; choose another place.", file=sys.stderr)
+        return 2
+    return 0

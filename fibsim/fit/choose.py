@@ -1,0 +1,54 @@
+"""Which specimen generator resembles the stack: short fits of several, the closest one wins."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+
+from fibsim.fit.optimise import FitResult, FitSettings, fit_instrument
+from fibsim.stack import Stack
+
+__all__ = ["AUTOMATIC_KINDS", "fit_best_kind"]
+
+AUTOMATIC_KINDS = ("waves", "hierarchical")
+"""Tried when nothing states the specimen: one and two levels of nanoporous structure."""
+
+_TRIAL_STEPS = 60
+
+
+def fit_best_kind(
+    stack: Stack,
+    *,
+    key: jax.Array,
+    settings: FitSettings,
+    kinds: Sequence[str] | None = None,
+    progress: Callable[[str, int, int, float], None] | None = None,
+) -> FitResult:
+    """Fit with the kind that the stack names, else with the best of ``kinds``.
+
+    Every kind is fitted for 60 steps; the one with the smallest held-out distance is then fitted
+    in full. One kind (or a fit no longer than a trial) needs no trial.
+
+    Args:
+        kinds: candidates; those of `AUTOMATIC_KINDS` if not given.
+        progress: called with (kind, step, steps, loss).
+
+    Raises:
+        InputError: as `fit_instrument`.
+    """
+    if stack.specimen is not None:
+        kinds = (stack.specimen,)
+    kinds = tuple(kinds or AUTOMATIC_KINDS)
+
+    def run(kind: str, how: FitSettings) -> FitResult:
+        def report(step: int, steps: int, loss: float) -> None:
+            if progress is not None:
+                progress(kind, step, steps, loss)
+
+        return fit_instrument(stack, key=key, kind=kind, settings=how, progress=report)
+
+    if len(kinds) == 1 or settings.steps <= _TRIAL_STEPS:
+        return run(kinds[0], settings)
+    trial = dataclasses.replace(settings, steps=_TRIAL_STEPS)
+    best = min((run(kind, trial) for kind in kinds), key=lambda fit: fit.fitted_distance)
+    return run(best.kind, settings)

@@ -1,0 +1,234 @@
+"""The instrument: every number that turns a specimen into grey values, as one pytree.
+
+Array leaves are physical parameters with their unit in the name; they can all be fitted, and a
+gradient with respect to an `Instrument` is again an `Instrument`. Detector names, and the label
+of the material, are static. A channel is a (voltage, detector) pair; leaves marked
+``(channel,)`` have one value for each.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from fibsim.errors import InputError
+from fibsim.materials import Material
+
+__all__ = [
+    "DETECTORS",
+    "DetectorResponse",
+    "Geometry",
+    "Instrument",
+    "Interaction",
+    "MillingFaults",
+    "Noise",
+    "leaves_by_name",
+    "replace_by_name",
+    "validate_instrument",
+]
+
+DETECTORS = ("SE", "BSE")
+
+
+def _static(**kwargs):
+    return dataclasses.field(metadata=dict(static=True), **kwargs)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Where the faces lie and how the beam meets them.
+
+    Attributes:
+        pixel_nm: side of a square pixel.
+        slice_nm: nominal slice thickness.
+        tilt_deg: angle between beam and slice normal; positive when the beam leans towards +y as
+            it goes deeper (36-38 on a 54/52 degree FIB-SEM, 0 on an orthogonal one).
+    """
+
+    pixel_nm: Float[Array, ""]
+    slice_nm: Float[Array, ""]
+    tilt_deg: Float[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Interaction:
+    """How strongly the laws of `fibsim.interaction` act (1 = as the law says).
+
+    Attributes:
+        range_scale: multiplies the backscatter depth at every voltage.
+        spread_scale: multiplies the lateral spread of the beam inside the solid.
+        se_escape_nm: escape depth of secondary electrons (0.5-1.5 nm in metals, several nm in
+            insulators; Seiler 1983, doi 10.1063/1.332840).
+        se_by_bse: secondaries that an outgoing backscattered electron releases, relative to
+            those of a beam electron (2 to 6; Reimer 1998, doi 10.1007/978-3-540-38967-5).
+        edge_gain: extra secondary emission beside a pore wall.
+        se_incidence: strength of the secant law for secondaries on walls that a tilted beam
+            strikes at grazing incidence (see `fibsim.render.facing_slope`).
+        bse_incidence: the same for backscattered electrons.
+        se_wall_loss: loss rate of secondaries on their way out of a pore, times its radius.
+        bse_wall_loss: the same for backscattered electrons.
+    """
+
+    range_scale: Float[Array, ""]
+    spread_scale: Float[Array, ""]
+    se_escape_nm: Float[Array, ""]
+    se_by_bse: Float[Array, ""]
+    edge_gain: Float[Array, ""]
+    se_incidence: Float[Array, ""]
+    bse_incidence: Float[Array, ""]
+    se_wall_loss: Float[Array, ""]
+    bse_wall_loss: Float[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DetectorResponse:
+    """From emitted electrons to grey value.
+
+    Attributes:
+        se_fraction: weight of secondaries in the signal, the rest is backscatter; (channel,).
+        gain: grey values per emitted electron per beam electron; (channel,).
+        offset: grey value of darkness; (channel,).
+        probe_nm: standard deviation of the Gaussian probe; (channel,).
+    """
+
+    se_fraction: Float[Array, " channel"]
+    gain: Float[Array, " channel"]
+    offset: Float[Array, " channel"]
+    probe_nm: Float[Array, " channel"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noise:
+    """Counting and amplifier noise.
+
+    Attributes:
+        dose_electrons: effective beam electrons per pixel (beam electrons divided by the excess
+            variance of emission and detection); (channel,).
+        read_grey: standard deviation of the amplifier in grey values; (channel,).
+        white_level: grey value of saturation (255 for 8 bit); (channel,).
+    """
+
+    dose_electrons: Float[Array, " channel"]
+    read_grey: Float[Array, " channel"]
+    white_level: Float[Array, " channel"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MillingFaults:
+    """Size of the faults of `fibsim.milling`, drawn anew for every stack.
+
+    Attributes:
+        thickness_sd: standard deviation of the slice thickness, relative to nominal.
+        drift_nm: standard deviation of each image's displacement, in y and in x.
+        flicker_sd: relative standard deviation of a slice's brightness.
+        curtain_sd: relative standard deviation of the brightness of a curtain (columns along y).
+        line_grey: standard deviation of the offset of a scan line, in grey values.
+    """
+
+    thickness_sd: Float[Array, ""]
+    drift_nm: Float[Array, ""]
+    flicker_sd: Float[Array, ""]
+    curtain_sd: Float[Array, ""]
+    line_grey: Float[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Instrument:
+    """A FIB-SEM, set up for one recording.
+
+    Attributes:
+        beam_kev: beam energy; (channel,).
+        detectors: ``"SE"`` or ``"BSE"`` for each channel, static.
+    """
+
+    beam_kev: Float[Array, " channel"]
+    geometry: Geometry
+    solid: Material
+    interaction: Interaction
+    detector: DetectorResponse
+    noise: Noise
+    faults: MillingFaults
+    detectors: tuple[str, ...] = _static(default=("SE",))
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.detectors)
+
+
+# path -> (lowest, highest allowed value); what is not listed must only be finite.
+_RANGES = {
+    "beam_kev": (0.1, 30.0),
+    "geometry.pixel_nm": (0.1, 1000.0),
+    "geometry.slice_nm": (0.5, 10000.0),
+    "geometry.tilt_deg": (-80.0, 80.0),
+    "solid.atomic_number": (1.0, 100.0),
+    "solid.atomic_weight": (1.0, 260.0),
+    "solid.density_g_cm3": (0.01, 25.0),
+    "interaction.range_scale": (1e-3, 100.0),
+    "interaction.spread_scale": (0.0, 20.0),
+    "interaction.se_escape_nm": (1e-2, 100.0),
+    "interaction.se_by_bse": (0.0, 50.0),
+    "interaction.edge_gain": (0.0, 20.0),
+    "interaction.se_incidence": (-20.0, 20.0),
+    "interaction.bse_incidence": (-20.0, 20.0),
+    "interaction.se_wall_loss": (0.0, 50.0),
+    "interaction.bse_wall_loss": (0.0, 50.0),
+    "detector.se_fraction": (0.0, 1.0),
+    "detector.probe_nm": (0.0, 1000.0),
+    "noise.dose_electrons": (1e-3, 1e9),
+    "noise.read_grey": (0.0, 1e5),
+    "noise.white_level": (1.0, 1e6),
+    "faults.thickness_sd": (0.0, 1.0),
+    "faults.drift_nm": (0.0, 1e4),
+    "faults.flicker_sd": (0.0, 1.0),
+    "faults.curtain_sd": (0.0, 1.0),
+    "faults.line_grey": (0.0, 1e4),
+}
+
+
+def validate_instrument(instrument: Instrument) -> None:
+    """Check shapes and ranges of concrete values.
+
+    Raises:
+        InputError: naming the parameter, the value found and the range expected.
+    """
+    channels = len(instrument.detectors)
+    if not 1 <= channels <= 8:
+        raise InputError(f"the instrument has {channels} channels; 1 to 8 are possible.")
+    for name in instrument.detectors:
+        if name not in DETECTORS:
+            raise InputError(f"detector {name!r} is unknown; expected one of {DETECTORS}.")
+    for path, value in leaves_by_name(instrument).items():
+        array = np.asarray(value)
+        per_channel = path == "beam_kev" or path.startswith(("detector.", "noise."))
+        expected = (channels,) if per_channel else ()
+        if array.shape != expected:
+            raise InputError(
+                f"instrument parameter {path} has shape {array.shape}, expected {expected}; "
+                "give one number per channel where there are channels, else one number."
+            )
+        low, high = _RANGES.get(path, (-np.inf, np.inf))
+        if not np.all(np.isfinite(array)) or np.any(array < low) or np.any(array > high):
+            raise InputError(
+                f"instrument parameter {path} is {array.tolist()}, expected {low:g} to {high:g}."
+            )
+
+
+def leaves_by_name(tree) -> dict[str, Array]:
+    """Flatten a pytree of dataclasses to ``{"geometry.tilt_deg": leaf, ...}``."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {".".join(entry.name for entry in path): leaf for path, leaf in flat}
+
+
+def replace_by_name(tree, values: dict[str, Array]):
+    """The same pytree with the leaves named in ``values`` replaced."""
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
+    leaves = [values.get(".".join(e.name for e in path), leaf) for path, leaf in flat]
+    return jax.tree_util.tree_unflatten(treedef, leaves)

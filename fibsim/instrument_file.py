@@ -1,0 +1,154 @@
+"""Instrument files: YAML with the unit in every name, readable, diffable, and checked on reading.
+
+The file holds an `Instrument` and, if a fit made it, the specimen generator and its parameters::
+
+    fibsim_instrument: 1
+    detectors: [SE, SE]
+    beam_kev: [1.0, 2.0]
+    geometry: {pixel_nm: 4.0, slice_nm: 10.0, tilt_deg: 38.0}
+    solid: {name: Au, atomic_number: 79.0, ...}
+    ...
+    specimen: {kind: waves, solid_fraction: 0.37, ligament_nm: 35.0}
+"""
+
+import dataclasses
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import yaml
+
+from fibsim.errors import InputError
+from fibsim.instrument import Instrument, leaves_by_name, replace_by_name, validate_instrument
+from fibsim.presets import make_instrument
+
+__all__ = ["InstrumentFile", "load_instrument", "save_instrument"]
+
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InstrumentFile:
+    """Content of an instrument file.
+
+    Attributes:
+        instrument: the microscope.
+        kind: specimen generator, or None.
+        specimen: its parameters.
+    """
+
+    instrument: Instrument
+    kind: str | None = None
+    specimen: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def _plain(value: Any) -> Any:
+    """Shortest decimal that reads back as the same float32."""
+    array = np.asarray(value)
+    if array.ndim:
+        return [_plain(v) for v in array]
+    return float(str(np.float32(array))) if array.dtype == np.float32 else float(array)
+
+
+def to_mapping(content: InstrumentFile) -> dict:
+    """The nested dictionary that the file holds."""
+    instrument = content.instrument
+    out: dict[str, Any] = {
+        "fibsim_instrument": _VERSION,
+        "detectors": list(instrument.detectors),
+    }
+    for path, leaf in leaves_by_name(instrument).items():
+        group, _, name = path.rpartition(".")
+        target = out.setdefault(group, {}) if group else out
+        target[name] = _plain(leaf)
+    out["solid"] = {"name": instrument.solid.name, **out["solid"]}
+    if content.kind is not None:
+        out["specimen"] = {
+            "kind": content.kind,
+            **{k: _plain(np.float32(v)) for k, v in content.specimen.items()},
+        }
+    return out
+
+
+def save_instrument(path: str | Path, content: InstrumentFile) -> None:
+    """Write the file; it appears whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    path = Path(path)
+    text = yaml.safe_dump(to_mapping(content), sort_keys=False, default_flow_style=None)
+    partial = path.with_name(path.name + ".part")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another place.") from error
+
+
+def load_instrument(path: str | Path) -> InstrumentFile:
+    """Read an instrument file; parameters it leaves out keep their textbook values.
+
+    Raises:
+        InputError: the file is missing, not YAML, has an unknown name (the nearest one is
+            suggested), or a value outside its range.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror}; give an instrument file."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a YAML file; give one that fibsim fit wrote.") from error
+    if not isinstance(raw, dict) or raw.get("fibsim_instrument") != _VERSION:
+        raise InputError(
+            f"{path} is not an instrument file of version {_VERSION} (its first line should read "
+            f"'fibsim_instrument: {_VERSION}'); give one that fibsim fit or fibsim simulate wrote."
+        )
+    raw = {k: v for k, v in raw.items() if k != "fibsim_instrument"}
+    specimen = _mapping(path, raw.pop("specimen", {}) or {}, "specimen")
+    detectors = raw.pop("detectors", None)
+    if "beam_kev" not in raw:
+        raise InputError(f"{path} names no beam_kev; add a list with one energy per channel.")
+    solid = _mapping(path, raw.get("solid", {}), "solid")
+    name = str(solid.pop("name", "Au"))
+    raw["solid"] = solid
+    energies = _numbers(path, "beam_kev", raw["beam_kev"])
+    base = make_instrument(beam_kev=np.atleast_1d(energies), detectors=detectors, solid="Au")
+    base = dataclasses.replace(base, solid=dataclasses.replace(base.solid, name=name))
+    known = leaves_by_name(base)
+    values = {}
+    for group, content in raw.items():
+        is_group = any(k.startswith(group + ".") for k in known)
+        items = _mapping(path, content, group).items() if is_group else [("", content)]
+        for key, value in items:
+            full = f"{group}.{key}" if is_group else group
+            if full not in known:
+                near = difflib.get_close_matches(full, known, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else "; remove it."
+                raise InputError(f"{path} has the unknown parameter {full!r}{hint}")
+            values[full] = jnp.asarray(_numbers(path, full, value), float)
+    instrument = replace_by_name(base, values)
+    validate_instrument(instrument)
+    kind = specimen.pop("kind", None)
+    parameters = {k: float(_numbers(path, f"specimen.{k}", v)) for k, v in specimen.items()}
+    return InstrumentFile(instrument=instrument, kind=kind, specimen=parameters)
+
+
+def _mapping(path: Path, value: Any, name: str) -> dict:
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {name} is {value!r}, expected 'name: value' pairs below it.")
+    return dict(value)
+
+
+def _numbers(path: Path, name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value, float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {name} is {value!r}, expected a number or a list.") from error

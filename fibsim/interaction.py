@@ -1,0 +1,95 @@
+"""What a beam of E keV does in the solid: the forward model's coefficients as laws.
+
+`channel_coefficients` turns an `Instrument` into the few numbers per channel that the recurrence
+of `fibsim.render` needs. All lengths in nm.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fibsim import electrons
+from fibsim.instrument import Instrument
+
+__all__ = ["BulkYields", "Coefficients", "bulk_yields", "channel_coefficients"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Coefficients:
+    """Coefficients of the recurrence, each of shape ``(channel,)``.
+
+    Attributes:
+        eta: backscatter coefficient of bulk solid.
+        delta: secondaries per beam electron that the beam itself releases.
+        se_by_bse: secondaries per outgoing backscattered electron, relative to ``delta``.
+        bse_attenuation: ``mu = ln 2 / d`` in 1/nm with d the median backscatter depth, so that a
+            film of thickness t backscatters ``eta (1 - exp(-mu t))``.
+        se_attenuation: one over the escape depth of secondaries, 1/nm.
+        spread: growth of the beam's lateral variance per depth of solid, nm^2/nm.
+        edge_nm: width over which a pore wall brightens the solid beside it.
+        edge_gain, se_incidence, bse_incidence, se_wall_loss, bse_wall_loss: as in
+            `fibsim.instrument.Interaction`.
+    """
+
+    eta: Float[Array, " channel"]
+    delta: Float[Array, " channel"]
+    se_by_bse: Float[Array, " channel"]
+    bse_attenuation: Float[Array, " channel"]
+    se_attenuation: Float[Array, " channel"]
+    spread: Float[Array, " channel"]
+    edge_nm: Float[Array, " channel"]
+    edge_gain: Float[Array, " channel"]
+    se_incidence: Float[Array, " channel"]
+    bse_incidence: Float[Array, " channel"]
+    se_wall_loss: Float[Array, " channel"]
+    bse_wall_loss: Float[Array, " channel"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BulkYields:
+    """What leaves a flat bulk solid per beam electron, each ``(channel,)``."""
+
+    secondary: Float[Array, " channel"]
+    backscatter: Float[Array, " channel"]
+
+
+# The lateral standard deviation reaches this fraction of the backscatter depth at that depth:
+# half of the beam's electrons have lost their direction there.
+_SPREAD_FRACTION = 0.5
+
+
+def channel_coefficients(instrument: Instrument) -> Coefficients:
+    """Evaluate the laws of voltage and material for every channel.
+
+    ``mu = ln 2 / (range_scale d(E))`` with d of `electrons.backscatter_depth_nm`;
+    ``spread = (0.5 spread_scale)^2 range_scale d``; ``edge_nm`` is the quadrature sum of the
+    backscatter depth and the escape depth of secondaries, since both bring electrons to a wall.
+    """
+    energy, solid, scale = instrument.beam_kev, instrument.solid, instrument.interaction
+    depth = scale.range_scale * electrons.backscatter_depth_nm(energy, solid)
+    ones = jnp.ones_like(depth)
+    return Coefficients(
+        eta=electrons.backscatter_coefficient(energy, solid),
+        delta=electrons.secondary_yield(energy),
+        se_by_bse=scale.se_by_bse * ones,
+        bse_attenuation=math.log(2.0) / depth,
+        se_attenuation=ones / scale.se_escape_nm,
+        spread=(_SPREAD_FRACTION * scale.spread_scale) ** 2 * depth,
+        edge_nm=jnp.sqrt(depth**2 + scale.se_escape_nm**2),
+        edge_gain=scale.edge_gain * ones,
+        se_incidence=scale.se_incidence * ones,
+        bse_incidence=scale.bse_incidence * ones,
+        se_wall_loss=scale.se_wall_loss * ones,
+        bse_wall_loss=scale.bse_wall_loss * ones,
+    )
+
+
+def bulk_yields(instrument: Instrument) -> BulkYields:
+    """The recurrence's closed form for homogeneous bulk: ``eta`` and ``delta (1 + b eta)``."""
+    c = channel_coefficients(instrument)
+    return BulkYields(secondary=c.delta * (1.0 + c.se_by_bse * c.eta), backscatter=c.eta)

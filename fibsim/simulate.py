@@ -1,0 +1,218 @@
+"""The whole chain in one jitted call: specimen + instrument -> image stack."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fibsim.detector import grey_value, mix_signal, probe_blur
+from fibsim.errors import InputError
+from fibsim.instrument import Instrument
+from fibsim.interaction import channel_coefficients
+from fibsim.milling import Milling, apply_shading, displace, nominal_milling, sample_milling
+from fibsim.noise import noise_variance, sample_grey
+from fibsim.render import mill_layers, render_channel
+from fibsim.resample import sample_depth
+from fibsim.specimens.specimen import Specimen
+
+__all__ = [
+    "Sample",
+    "add_noise",
+    "default_sublayers",
+    "expected_stack",
+    "sample_stack",
+    "true_faces",
+]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A simulated recording with its truth.
+
+    Attributes:
+        images: noisy grey values; ``(channel, slice, y, x)``.
+        expected: the same without noise.
+        solid: solid fraction at every imaged face, on the images' grid; ``(slice, y, x)``.
+        milling: the faults that were drawn.
+    """
+
+    images: Float[Array, "channel slice y x"]
+    expected: Float[Array, "channel slice y x"]
+    solid: Float[Array, "slice y x"]
+    milling: Milling
+
+
+def default_sublayers(slice_nm: float, pixel_nm: float) -> int:
+    """Sub-layers per slice: about as thick as a pixel is wide, 2 to 8 of them."""
+    return int(min(max(round(slice_nm / pixel_nm), 2), 8))
+
+
+def _check(specimen: Specimen, instrument: Instrument, num_slices: int, sublayers: int) -> None:
+    if specimen.solid.ndim != 3:
+        raise InputError(f"specimen has shape {specimen.solid.shape}, expected (z, y, x).")
+    if num_slices < 1 or sublayers < 1:
+        raise InputError(
+            f"num_slices={num_slices} and sublayers={sublayers} must both be at least 1."
+        )
+    geometry = instrument.geometry
+    if isinstance(geometry.pixel_nm, jax.core.Tracer):
+        return  # inside a transformation: values are unknown, the caller's check holds
+    pixel, depth = float(geometry.pixel_nm), specimen.solid.shape[0] * specimen.voxel_nm[0]
+    if any(abs(v / pixel - 1) > 1e-3 for v in specimen.voxel_nm[1:]):
+        raise InputError(
+            f"specimen voxels are {specimen.voxel_nm[1:]} nm wide but the pixel is {pixel:g} nm; "
+            "resample the specimen with fibsim.specimens.resample first."
+        )
+    needed = num_slices * float(geometry.slice_nm)
+    if depth < needed * (1 - 1e-3):
+        raise InputError(
+            f"specimen is {depth:g} nm deep but {num_slices} slices need {needed:g} nm; "
+            "ask for fewer slices or give a deeper specimen."
+        )
+
+
+def expected_stack(
+    specimen: Specimen,
+    instrument: Instrument,
+    milling: Milling | None = None,
+    *,
+    num_slices: int,
+    sublayers: int = 3,
+    below_slices: int = 8,
+) -> Float[Array, "channel slice y x"]:
+    """Expected grey values (no noise, no saturation) of every channel and slice.
+
+    Jitted: ``num_slices``, ``sublayers``, ``below_slices`` and the specimen's grid are static.
+    Differentiable with respect to the instrument's leaves, the milling and ``specimen.solid``.
+    For a batch use `jax.vmap`.
+
+    Args:
+        specimen: solid fraction, its lateral voxels as wide as the instrument's pixels, its top
+            layer the first milled face.
+        instrument: the microscope.
+        milling: true thickness, drift and shading of this run; faultless if not given.
+        num_slices: faces to image.
+        sublayers: layers per slice in which the specimen is seen.
+        below_slices: nominal slices below the last face that still shine through. Where the
+            specimen ends earlier its last layer goes on.
+
+    Raises:
+        InputError: lateral voxel size differs from the pixel, or the specimen is too shallow.
+    """
+    _check(specimen, instrument, num_slices, sublayers)
+    if milling is None:
+        milling = nominal_milling(instrument, (num_slices, *specimen.solid.shape[1:]))
+    return _expected_stack(
+        specimen,
+        instrument,
+        milling,
+        num_slices=num_slices,
+        sublayers=sublayers,
+        below_slices=below_slices,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("num_slices", "sublayers", "below_slices"))
+def _expected_stack(specimen, instrument, milling, *, num_slices, sublayers, below_slices):
+    geometry, periodic = instrument.geometry, specimen.periodic
+    layers = mill_layers(
+        specimen.solid,
+        milling.thickness_nm,
+        geometry,
+        voxel_z_nm=specimen.voxel_nm[0],
+        sublayers=sublayers,
+        below=below_slices,
+        periodic=periodic,
+    )
+
+    def channel(inputs):
+        coefficients, response = inputs
+        emission = render_channel(
+            layers, coefficients, geometry, num_slices=num_slices, periodic=periodic
+        )
+        signal = mix_signal(emission.secondary, emission.backscatter, response.se_fraction)
+        signal = probe_blur(signal, response.probe_nm, geometry.pixel_nm, periodic=periodic)
+        signal = displace(signal, milling, geometry.pixel_nm, periodic=periodic)
+        grey = grey_value(apply_shading(signal, milling), response.gain, response.offset)
+        return grey + milling.line[:, :, None]
+
+    # One channel after the other: memory stays that of one, and one keeps the cores busy.
+    return jax.lax.map(channel, (channel_coefficients(instrument), instrument.detector))
+
+
+def add_noise(
+    expected: Float[Array, "channel slice y x"], instrument: Instrument, *, key: jax.Array
+) -> Array:
+    """Draw noisy, saturated grey values around the expected ones (see `fibsim.noise`)."""
+    each = [None] * 3
+
+    def spread(leaf):
+        return leaf[(slice(None), *each)]
+
+    detector, noise = instrument.detector, instrument.noise
+    variance = noise_variance(
+        expected,
+        gain=spread(detector.gain),
+        offset=spread(detector.offset),
+        dose_electrons=spread(noise.dose_electrons),
+        read_grey=spread(noise.read_grey),
+    )
+    return sample_grey(expected, variance, spread(noise.white_level), key=key)
+
+
+def true_faces(
+    specimen: Specimen, instrument: Instrument, milling: Milling
+) -> Float[Array, "slice y x"]:
+    """Solid fraction of the specimen at every imaged face, displaced as the images are."""
+    face = jnp.cumsum(milling.thickness_nm) - milling.thickness_nm
+    solid = sample_depth(specimen.solid, face / specimen.voxel_nm[0] - 0.5)
+    solid = displace(solid, milling, instrument.geometry.pixel_nm, periodic=specimen.periodic)
+    return jnp.clip(solid, 0.0, 1.0)
+
+
+def sample_stack(
+    specimen: Specimen,
+    instrument: Instrument,
+    *,
+    key: jax.Array,
+    num_slices: int,
+    sublayers: int = 3,
+    below_slices: int = 8,
+) -> Sample:
+    """Draw one recording: milling faults, expected stack, noise, and the exact truth.
+
+    Arguments and errors as for `expected_stack`; ``key`` is a typed JAX key.
+    """
+    _check(specimen, instrument, num_slices, sublayers)
+    return _sample_stack(
+        specimen,
+        instrument,
+        key=key,
+        num_slices=num_slices,
+        sublayers=sublayers,
+        below_slices=below_slices,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("num_slices", "sublayers", "below_slices"))
+def _sample_stack(specimen, instrument, *, key, num_slices, sublayers, below_slices):
+    key_milling, key_noise = jax.random.split(key)
+    shape = (num_slices, *specimen.solid.shape[1:])
+    milling = sample_milling(instrument, shape, key=key_milling)
+    expected = _expected_stack(
+        specimen,
+        instrument,
+        milling,
+        num_slices=num_slices,
+        sublayers=sublayers,
+        below_slices=below_slices,
+    )
+    return Sample(
+        images=add_noise(expected, instrument, key=key_noise),
+        expected=expected,
+        solid=true_faces(specimen, instrument, milling),
+        milling=milling,
+    )
