@@ -36,7 +36,8 @@ def otsu(images: np.ndarray, channel_names: Sequence[str]) -> dict[str, np.ndarr
     images = _checked(images)
     names = _checked_names(channel_names, images.shape[0])
     return {
-        name: channel > threshold_otsu(channel.ravel()) for name, channel in zip(names, images, strict=True)
+        name: channel > threshold_otsu(channel.ravel())
+        for name, channel in zip(names, images, strict=True)
     }
 
 
@@ -62,9 +63,9 @@ def kmeans(images: np.ndarray, seed: int = 0) -> np.ndarray:
     sample = _subset(vectors.shape[0], np.random.default_rng(seed))
     if np.ptp(vectors[sample], axis=0).max() == 0:
         return np.zeros(images.shape[1:], bool)
-    model = KMeans(n_clusters=2, n_init=4, random_state=seed).fit(vectors[sample])
+    model = KMeans(n_clusters=2, random_state=seed).fit(vectors[sample])
     bright = int(np.argmax(model.cluster_centers_.sum(axis=1)))
-    return (model.predict(vectors) == bright).reshape(images.shape[1:])
+    return np.equal(model.predict(vectors), bright).reshape(images.shape[1:])
 
 
 def watershed(images: np.ndarray) -> np.ndarray:

@@ -184,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         "evaluate": Evaluate,
         "demo": Demo,
     }
-    return run_command(commands, "Segmenter for FIB-SEM stacks, taught by fibsim.", argv)
+    return run_command("fibnet", commands, "Segmenter for FIB-SEM stacks, taught by fibsim.", argv)
 
 
 if __name__ == "__main__":

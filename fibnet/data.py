@@ -22,33 +22,33 @@ __all__ = ["SimulatedData", "Source", "draw_training_stack", "grey_statistics", 
 # Standard deviation of the randomisation around the fit, in the free space of the fit's
 # unknowns (logarithm, logit or the unknown's own scale): a margin beyond what a fit leaves open.
 _SPREAD = {
-    "interaction.range_scale": 0.2,
-    "interaction.spread_scale": 0.3,
-    "interaction.se_escape_nm": 0.15,
-    "interaction.se_by_bse": 0.3,
-    "interaction.edge_gain": 0.4,
-    "interaction.se_incidence": 0.3,
-    "interaction.bse_incidence": 0.3,
-    "interaction.se_wall_loss": 0.25,
-    "interaction.bse_wall_loss": 0.25,
-    "detector.se_fraction": 0.4,
-    "detector.gain": 0.06,
-    "detector.offset": 0.25,
-    "detector.probe_nm": 0.25,
-    "noise.dose_electrons": 0.25,
-    "noise.read_grey": 0.2,
-    "geometry.tilt_deg": 0.2,
+    "interaction.range_scale": 0.15,
+    "interaction.spread_scale": 0.2,
+    "interaction.se_escape_nm": 0.1,
+    "interaction.se_by_bse": 0.2,
+    "interaction.edge_gain": 0.25,
+    "interaction.se_incidence": 0.2,
+    "interaction.bse_incidence": 0.2,
+    "interaction.se_wall_loss": 0.15,
+    "interaction.bse_wall_loss": 0.15,
+    "detector.se_fraction": 0.3,
+    "detector.gain": 0.05,
+    "detector.offset": 0.2,
+    "detector.probe_nm": 0.15,
+    "noise.dose_electrons": 0.15,
+    "noise.read_grey": 0.1,
+    "geometry.tilt_deg": 0.15,
 }
-_SPREAD_FRACTION = 0.3  # logit of a solid fraction
-_SPREAD_SIZE = 0.2  # logarithm of a length
+_SPREAD_FRACTION = 0.25  # logit of a solid fraction
+_SPREAD_SIZE = 0.15  # logarithm of a length
 
 # Milling faults of a training stack are drawn uniformly between zero and these.
 _WORST_FAULTS = {
-    "thickness_sd": 0.15,
-    "drift_nm": 0.25,  # in pixels; multiplied by the pixel below
-    "flicker_sd": 0.03,
-    "curtain_sd": 0.03,
-    "line_grey": 2.0,
+    "thickness_sd": 0.1,
+    "drift_nm": 0.2,  # in pixels; multiplied by the pixel below
+    "flicker_sd": 0.02,
+    "curtain_sd": 0.02,
+    "line_grey": 1.5,
 }
 
 

@@ -114,6 +114,7 @@ class _Job:
             window=preset.window if self.stack.num_slices > 1 else 1,
             widths=preset.widths,
             blocks=preset.blocks,
+            fold=preset.fold,
         )
         show = self.progress("train")
         segmenter = train(

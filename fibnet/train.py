@@ -52,7 +52,7 @@ class Preset:
     """A named compromise of time and quality.
 
     Attributes:
-        widths, blocks, window: architecture, see `ModelConfig`.
+        widths, blocks, fold, window: architecture, see `ModelConfig`.
         train, data: training.
         fit_steps: optimiser steps of the instrument's fit.
         kinds: specimen generators tried when the stack names none.
@@ -61,6 +61,7 @@ class Preset:
 
     widths: tuple[int, ...]
     blocks: int
+    fold: int
     window: int
     train: TrainSettings
     data: SimulatedData
@@ -71,30 +72,35 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
-        widths=(8, 16, 32),
+        widths=(16, 32, 32),
         blocks=1,
+        fold=2,
         window=5,
-        train=TrainSettings(steps=120, learning_rate=6e-3, ema=0.95),
-        data=SimulatedData(slices=12, side_px=96),
+        train=TrainSettings(steps=300, learning_rate=6e-3, ema=0.97),
+        data=SimulatedData(slices=8, side_px=64),
         fit_steps=60,
         kinds=("waves",),
         description="a first look, some minutes on 2 CPU cores",
     ),
     "standard": Preset(
-        widths=(16, 32, 64),
+        widths=(32, 64, 64),
         blocks=1,
+        fold=2,
         window=7,
-        train=TrainSettings(steps=650),
-        data=SimulatedData(slices=16, side_px=128),
+        train=TrainSettings(steps=2000, ema=0.99, checkpoint_every=200, validate_every=200),
+        data=SimulatedData(slices=12, side_px=80),
         fit_steps=200,
         kinds=AUTOMATIC_KINDS,
         description="a volume to publish, at most 25 minutes on 2 CPU cores",
     ),
     "best": Preset(
-        widths=(32, 64, 128),
+        widths=(32, 64, 128, 128),
         blocks=2,
+        fold=1,
         window=9,
-        train=TrainSettings(steps=4000, learning_rate=2e-3, ema=0.995),
+        train=TrainSettings(
+            steps=12000, learning_rate=2e-3, ema=0.998, checkpoint_every=500, validate_every=500
+        ),
         data=SimulatedData(slices=16, side_px=128),
         fit_steps=500,
         kinds=AUTOMATIC_KINDS,
@@ -103,24 +109,29 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def _logits(graph, params, images, mean, sd, window) -> Array:
-    model: UNet = nnx.merge(graph, params)
-    return model(stack_windows(normalised(images, mean, sd), window))
+def _logits(config: ModelConfig, params, images, mean, sd) -> Array:
+    model: UNet = nnx.merge(graph_of(config)[0], params)
+    return model(stack_windows(normalised(images, mean, sd), config.window))
 
 
+@dataclasses.dataclass(frozen=True)
 class _Trainer:
-    """Jitted functions of one training; the loop itself is `train`."""
+    """Jitted functions of one training; the loop itself is `train`.
 
-    def __init__(self, config: ModelConfig, settings: TrainSettings, data: SimulatedData):
-        self.config, self.settings, self.data = config, settings, data
-        self.graph, self.abstract = graph_of(config)
-        warm = max(settings.steps // 20, 1)
+    Compared by value, so that a second training of the same kind compiles nothing.
+    """
+
+    config: ModelConfig
+    settings: TrainSettings
+    data: SimulatedData
+
+    @property
+    def optimiser(self) -> optax.GradientTransformation:
+        steps = self.settings.steps
         schedule = optax.warmup_cosine_decay_schedule(
-            0.0, settings.learning_rate, warm, settings.steps
+            0.0, self.settings.learning_rate, max(steps // 20, 1), steps
         )
-        self.optimiser = optax.chain(
-            optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-4)
-        )
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-4))
 
     @functools.partial(jax.jit, static_argnums=0)
     def draw(self, source: Source, key: jax.Array):
@@ -133,7 +144,7 @@ class _Trainer:
     @functools.partial(jax.jit, static_argnums=0)
     def step(self, state, images, solid, mean, sd):
         def loss_of(params):
-            logit = _logits(self.graph, params, images, mean, sd, self.config.window)
+            logit = _logits(self.config, params, images, mean, sd)
             return segmentation_loss(logit, solid)
 
         loss, gradient = jax.value_and_grad(loss_of)(state["params"])
@@ -147,7 +158,7 @@ class _Trainer:
 
     @functools.partial(jax.jit, static_argnums=0)
     def validate(self, params, images, solid, mean, sd):
-        logit = _logits(self.graph, params, images, mean, sd, self.config.window)
+        logit = _logits(self.config, params, images, mean, sd)
         hard = (logit > 0).astype(logit.dtype), (solid > 0.5).astype(logit.dtype)
         return segmentation_loss(logit, solid), soft_dice(*hard)
 
@@ -189,7 +200,7 @@ def train(
     trainer = _Trainer(config, settings, data)
     key_data, key_validation, key_grey = jax.random.split(jax.random.key(seed), 3)
     mean, sd = jax.jit(grey_statistics, static_argnums=1)(source, data, key=key_grey)
-    validation = [trainer.draw(source, jax.random.fold_in(key_validation, i)) for i in range(2)]
+    validation = [trainer.draw(source, jax.random.fold_in(key_validation, i)) for i in range(6)]
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

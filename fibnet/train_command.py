@@ -75,6 +75,7 @@ def train_to_folder(
         window=window,
         widths=chosen.widths,
         blocks=chosen.blocks,
+        fold=chosen.fold,
     )
     identity = {
         "instrument": Path(instrument).read_text(),

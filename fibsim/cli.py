@@ -165,7 +165,7 @@ class Doctor:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``fibsim``."""
     commands = {"inspect": Inspect, "simulate": Simulate, "fit": Fit, "doctor": Doctor}
-    return run_command(commands, "Differentiable FIB-SEM forward model.", argv)
+    return run_command("fibsim", commands, "Differentiable FIB-SEM forward model.", argv)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What both command lines share: options of a stack, progress, and errors as one sentence."""
 
 import dataclasses
+import difflib
 import logging
 import os
 import sys
@@ -92,18 +93,54 @@ def use_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def run_command(commands: dict[str, type], description: str, argv: Sequence[str] | None) -> int:
+def _option_names(command: type) -> list[str]:
+    """Long options of a command's dataclass, those of nested option groups included."""
+    names = []
+    for field in dataclasses.fields(command):
+        if field.default_factory is StackOptions:
+            names += _option_names(StackOptions)
+        else:
+            names.append("--" + field.name.replace("_", "-"))
+    return names
+
+
+def _check_names(commands: dict[str, type], argv: Sequence[str]) -> None:
+    """Refuse unknown commands and options in one sentence, before tyro prints its page.
+
+    Raises:
+        InputError: with the nearest known name.
+    """
+    if not argv or argv[0].startswith("-"):
+        return
+    if argv[0] not in commands:
+        near = difflib.get_close_matches(argv[0], commands, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(commands)}."
+        raise InputError(f"unknown command {argv[0]}; {hint}")
+    known = [*_option_names(commands[argv[0]]), "--help"]
+    for word in argv[1:]:
+        name = word.split("=")[0].replace("_", "-")
+        if word.startswith("--") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]}?" if near else "see --help."
+            raise InputError(f"unknown option {word.split('=')[0]} of {argv[0]}; {hint}")
+
+
+def run_command(
+    program: str, commands: dict[str, type], description: str, argv: Sequence[str] | None
+) -> int:
     """Parse the command line, run the command, and turn `InputError` into status 2.
 
     ``commands`` maps names to dataclasses whose fields are options and whose ``run`` does the
-    work. Unknown options end in status 2 with the nearest name suggested (by tyro).
+    work.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
     # Orbax reports harmless details of its storage format through absl.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    parsed = tyro.extras.subcommand_cli_from_dict(
-        commands, description=description, args=argv, sort_subcommands=False
-    )
     try:
+        _check_names(commands, words)
+        parsed = tyro.extras.subcommand_cli_from_dict(
+            commands, prog=program, description=description, args=words, sort_subcommands=False
+        )
         parsed.run()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

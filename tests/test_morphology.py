@@ -40,8 +40,9 @@ def test_ball(voxel_nm, radius_nm):
     extent = math.prod((n - 1) * side for n, side in zip(solid.shape, voxel_nm, strict=True))
     area = found.specific_surface_per_nm * extent
     assert area == pytest.approx(4 * math.pi * radius_nm**2, rel=0.05)
-    # Balls are the worst case of the local thickness: they come out up to two pixels too small.
-    assert -8.5 < found.ligament_diameter_nm - 2 * radius_nm < 2.0
+    # Balls are the worst case of the local thickness: up to two pixels, or a slice, too small.
+    too_small = 2 * radius_nm - found.ligament_diameter_nm
+    assert -2.0 < too_small < max(2.0 * voxel_nm[2], 1.1 * voxel_nm[0])
     assert found.euler_number == 1
 
 
@@ -52,11 +53,16 @@ def test_cylinder_in_sliced_voxels(axis, radius_nm):
     # Off the grid's symmetry, which would make the digital circle a special one.
     across = [c + 1.3 * (a + 1) for a, c in enumerate(grid) if a != axis]
     found = morphology.measure(sum(c**2 for c in across) <= radius_nm**2, SLICED)
-    assert found.ligament_diameter_nm == pytest.approx(2 * radius_nm, abs=6.0)
-    assert found.ligament_diameter_sd_nm < 6.0
+    assert found.ligament_diameter_nm == pytest.approx(
+        2 * radius_nm, abs=1.5 * SLICED[2] if axis == 0 else SLICED[0]
+    )
+    # One diameter but for a few voxels at the poles, where the slices leave an edge.
+    assert found.ligament_diameter_sd_nm < 0.2 * 2 * radius_nm
     # Lateral area over the box of 120 nm: the box faces that cut the cylinder do not count.
     expected = 2 * math.pi * radius_nm * 120 / 120**3
-    assert found.specific_surface_per_nm == pytest.approx(expected, rel=0.06)
+    assert found.specific_surface_per_nm == pytest.approx(
+        expected, rel=0.1 if radius_nm < 20 else 0.05
+    )
 
 
 @pytest.mark.parametrize(("axis", "thickness"), [(0, 4), (1, 9), (2, 8)])
@@ -64,7 +70,7 @@ def test_slab_in_sliced_voxels(axis, thickness):
     solid = np.zeros((12, 24, 26), bool)
     solid[tuple(slice(4, 4 + thickness) if a == axis else slice(None) for a in range(3))] = True
     found = morphology.measure(solid, SLICED)
-    assert found.ligament_diameter_nm == pytest.approx(thickness * SLICED[axis], abs=5.0)
+    assert found.ligament_diameter_nm == pytest.approx(thickness * SLICED[axis], abs=6.0)
     assert found.ligament_diameter_sd_nm < 0.1
     length = (solid.shape[axis] - 1) * SLICED[axis]
     assert found.specific_surface_per_nm == pytest.approx(2 / length, rel=0.01)
@@ -72,20 +78,20 @@ def test_slab_in_sliced_voxels(axis, thickness):
 
 @pytest.mark.parametrize("voxel_nm", [ISOTROPIC, SLICED, (20.0, 4.0, 4.0)])
 def test_surface_of_random_waves(voxel_nm):
-    shape = tuple(round(320 / side) for side in voxel_nm)
+    shape = tuple(round(280 / side) for side in voxel_nm)
     found, expected = [], []
     for seed in range(2):
         level = 0.385
         solid = random_waves(shape, voxel_nm, 60.0, seed) > level
         found.append(morphology.measure(solid, voxel_nm).specific_surface_per_nm)
-        # S_V = (2 / pi) sqrt(k^2 / 3) exp(-level^2 / 2) (Berk 1987, doi:10.1103/PhysRevLett.58.2718)
+        # (2 / pi) sqrt(k^2 / 3) exp(-level^2 / 2): Teubner 1991, doi:10.1209/0295-5075/14/5/003.
         expected.append(2 / 60 / math.sqrt(3) * 2 * math.exp(-(level**2) / 2))
     assert np.mean(found) == pytest.approx(np.mean(expected), rel=0.05)
 
 
 def test_slices_change_little():
     """The same field in thin and in thick slices gives the same measures."""
-    fine = random_waves((100, 100, 100), ISOTROPIC, 70.0, 1) > 0.3
+    fine = random_waves((72, 72, 72), ISOTROPIC, 70.0, 1) > 0.3
     thick = fine[1::3]
     one, other = (
         morphology.measure(fine, ISOTROPIC),
@@ -98,8 +104,8 @@ def test_slices_change_little():
 
 def test_agrees_with_porespy_on_a_blob():
     porespy = pytest.importorskip("porespy")
-    blob = random_waves((64, 64, 64), (1.0, 1.0, 1.0), 16.0, 4) > 0.2
-    theirs = 2 * porespy.filters.local_thickness(blob, sizes=40)
+    blob = random_waves((56, 56, 56), (1.0, 1.0, 1.0), 16.0, 4) > 0.2
+    theirs = 2 * porespy.filters.local_thickness(blob, sizes=30)
     ours = morphology.local_thickness(blob, (1.0, 1.0, 1.0))
     assert np.all((ours > 0) == blob)
     assert ours[blob].mean() == pytest.approx(theirs[blob].mean(), rel=0.06)
@@ -109,8 +115,8 @@ def test_agrees_with_porespy_on_a_blob():
 
 
 def test_coarse_voxels_do_not_change_the_mean_size():
-    """Sampled four times coarser, down to 9 voxels a ligament, sizes stay within a tenth voxel."""
-    fine = random_waves((128, 128, 128), (1.0, 1.0, 1.0), 64.0, 3, count=80) > 0.4
+    """Sampled four times coarser, to 5 voxels a ligament, sizes stay within a quarter voxel."""
+    fine = random_waves((108, 108, 108), (1.0, 1.0, 1.0), 54.0, 3, count=80) > 0.4
     coarse = fine[2::4, 2::4, 2::4]
     expected = morphology.local_thickness(fine, (1.0,) * 3)[fine].mean()
     found = morphology.local_thickness(coarse, (4.0,) * 3)[coarse].mean()

@@ -93,7 +93,7 @@ class ReportContent:
     probability: np.ndarray | None = None
     label: np.ndarray | None = None
     truth: np.ndarray | None = None
-    baseline_labels: Mapping[str, np.ndarray] | None = None
+    baseline_labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     result_name: str = "fibnet"
     morphology: Measures | None = None
     measures: Mapping[str, Sequence[tuple[str, float, str]]] | None = None
@@ -120,7 +120,7 @@ def checked(content: ReportContent) -> ReportContent:
             f"{len(content.channel_names)} channel names found for {images.shape[0]} channels; "
             "give one name per channel."
         )
-    baselines = {k: np.asarray(v) > 0 for k, v in (content.baseline_labels or {}).items()}
+    baselines = {k: np.asarray(v) > 0 for k, v in content.baseline_labels.items()}
     volumes = {
         "probability": None if content.probability is None else np.asarray(content.probability),
         "label": None if content.label is None else np.asarray(content.label) > 0,
@@ -132,7 +132,25 @@ def checked(content: ReportContent) -> ReportContent:
         shapes["images"] = images.shape[1:]
     if any(len(shape) != 3 for shape in shapes.values()) or len(set(shapes.values())) > 1:
         raise InputError(f"Volumes of shapes {shapes} found; all must share one (z, y, x) shape.")
+    _check_patches(content)
     patches = content.fit is not None and content.fit.real_patch is not None
     if (shapes or patches) and content.voxel_nm is None:
         raise InputError("Volumes without voxel_nm found; give the voxel size (z, y, x) in nm.")
     return dataclasses.replace(content, images=images, baseline_labels=baselines, **volumes)
+
+
+def _check_patches(content: ReportContent) -> None:
+    fit = content.fit
+    if fit is None or fit.real_patch is None or fit.simulated_patch is None:
+        return
+    shapes = (np.shape(fit.real_patch), np.shape(fit.simulated_patch))
+    if any(len(shape) != 4 for shape in shapes) or shapes[0][0] != shapes[1][0]:
+        raise InputError(
+            f"Real and simulated patches of shapes {shapes} found; expected (channel, slice, y, x) "
+            "with the same channels."
+        )
+    if len(content.channel_names) not in (0, shapes[0][0]):
+        raise InputError(
+            f"{len(content.channel_names)} channel names found for patches of {shapes[0][0]} "
+            "channels; give one name per channel."
+        )

@@ -45,12 +45,7 @@ def sizes_figure(measures: Measures) -> Picture:
         axes.set(title=title, xlabel="Local thickness (nm)", xlim=(0, edges[-1]), ylim=(0, None))
         if np.isfinite(mean):
             axes.axvline(mean, color=style.ACCENT, lw=1.4)
-            place = "right" if mean > edges[-1] / 2 else "left"
-            axes.annotate(
-                f"mean {mean:.1f} nm\ns.d. {sd:.1f} nm", (mean, 1.0), (-6 if place == "right"
-                else 6, -4), xycoords=("data", "axes fraction"), textcoords="offset points",
-                ha=place, va="top", fontsize=8, color=style.ACCENT,
-            )  # fmt: skip
+            axes.set_title(f"{title}: mean {mean:.1f} nm, s.d. {sd:.1f} nm")
     panels[0].set_ylabel(f"Share of phase {whole} (%)")
     return Picture(
         name="sizes",
@@ -167,9 +162,9 @@ def spectra_figure(
     grid = figure.add_gridspec(rows, columns, hspace=0.4, wspace=0.3)
     for channel, name in enumerate(names):
         spot = grid[channel // columns, channel % columns]
-        above, below = spot.subgridspec(2, 1, height_ratios=(2.6, 1), hspace=0.1).subplots(
-            sharex=True
-        )
+        parts = spot.subgridspec(2, 1, height_ratios=(2.6, 1), hspace=0.1)
+        above = figure.add_subplot(parts[0])
+        below = figure.add_subplot(parts[1], sharex=above)
         size = min(*real.shape[2:], *simulated.shape[2:])
         frequency, spectrum = power_spectrum(real[channel], pixel_nm, size)
         _, other = power_spectrum(simulated[channel], pixel_nm, size)
@@ -285,17 +280,17 @@ def power_spectrum(
         Frequency in 1/nm and power in grey^2 nm^2, each ``(size // 2 - 1,)``.
     """
     stack = np.asarray(stack, dtype=np.float64)
-    size = size or min(stack.shape[1:])
-    top, left = ((n - size) // 2 for n in stack.shape[1:])
-    square = stack[:, top : top + size, left : left + size]
-    window = np.outer(np.hanning(size + 2)[1:-1], np.hanning(size + 2)[1:-1])
+    side = min(stack.shape[1:]) if size is None else size
+    top, left = ((n - side) // 2 for n in stack.shape[1:])
+    square = stack[:, top : top + side, left : left + side]
+    window = np.outer(np.hanning(side + 2)[1:-1], np.hanning(side + 2)[1:-1])
     square = (square - square.mean(axis=(1, 2), keepdims=True)) * window
     power = (np.abs(np.fft.fft2(square)) ** 2).mean(axis=0) * pixel_nm**2 / (window**2).sum()
-    frequency = np.fft.fftfreq(size) * size
+    frequency = np.fft.fftfreq(side) * side
     ring = np.hypot(frequency[:, None], frequency[None]).round().astype(int).ravel()
     total = np.bincount(ring, weights=power.ravel())
-    rings = np.arange(1, size // 2)
-    return rings / (size * pixel_nm), (total / np.bincount(ring))[rings]
+    rings = np.arange(1, side // 2)
+    return rings / (side * pixel_nm), (total / np.bincount(ring))[rings]
 
 
 def _grey_edges(real: np.ndarray, simulated: np.ndarray) -> np.ndarray:

@@ -19,8 +19,9 @@ def format_value(value: object, digits: int = 4) -> str:
         value: number, text, ``(value, uncertainty)`` or ``(value, low, high)``.
         digits: significant digits of a plain number.
     """
-    if isinstance(value, tuple | list) and len(value) in (2, 3) and all(map(_is_number, value)):
-        centre, *rest = (float(v) for v in value)
+    several = list(value) if isinstance(value, tuple | list) else []
+    if len(several) in (2, 3) and all(map(_is_number, several)):
+        centre, *rest = map(float, several)
         if not all(math.isfinite(v) for v in (centre, *rest)):
             return _fixed(centre, _decimals(centre, digits))
         spread = abs(rest[0]) if len(rest) == 1 else abs(rest[1] - rest[0]) / 2
@@ -31,7 +32,7 @@ def format_value(value: object, digits: int = 4) -> str:
         return f"{_fixed(centre, decimals)} ({low} to {high})"
     if value is None:
         return "–"
-    if _is_number(value):
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
         number = float(value)
         if isinstance(value, numbers.Integral):
             return _fixed(number, 0)

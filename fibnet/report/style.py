@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 __all__ = [
     "ACCENT",
@@ -39,7 +39,7 @@ BASELINES = ("#5b9279", "#b07aa1", "#8f8f3b", "#4e9db5", "#c08552", "#7d7aa8", "
 PAGE_INCHES = 9.6
 DPI = 150
 
-_RC = {
+_RC: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,

@@ -265,7 +265,7 @@ def body_figure(label: np.ndarray, voxel_nm: Sequence[float]) -> Picture:
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.axis("off")
     size = rendering.size_nm
-    corner = {(i, j, k): (i, j, k) * size for i in (0, 1) for j in (0, 1) for k in (0, 1)}
+    corner = {(i, j, k): np.array((i, j, k)) * size for i in (0, 1) for j in (0, 1) for k in (0, 1)}
     # The corner (0, 0, 1) lies behind: its three edges first, the body over them, the rest on top.
     for a, b in _edges():
         hidden = (0, 0, 1) in (a, b)

@@ -1,8 +1,10 @@
 """From content to one HTML file and a folder of figures."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from fibnet.metrics import HIGHER_IS_BETTER, METRIC_LABELS
 from fibnet.report import curves, volumes
@@ -61,7 +63,8 @@ Place = Callable[[Picture], None]
 
 
 def _recording(page: Page, place: Place, content: ReportContent) -> None:
-    if not content.stack_rows and content.images is None:
+    images, voxel = content.images, content.voxel_nm
+    if not content.stack_rows and images is None:
         return
     page.section("Recording")
     if content.stack_rows:
@@ -71,47 +74,57 @@ def _recording(page: Page, place: Place, content: ReportContent) -> None:
             content.stack_rows,
             kinds="tts",
         )
-    if content.images is not None:
-        for picture in volumes.grey_figures(
-            content.images, content.channel_names, content.voxel_nm
-        ):
+    if images is not None and voxel is not None:
+        for picture in volumes.grey_figures(images, content.channel_names, voxel):
             place(picture)
 
 
 def _segmentation(page: Page, place: Place, content: ReportContent) -> None:
-    if content.label is None:
+    label, voxel = content.label, content.voxel_nm
+    if label is None or voxel is None:
         return
     page.section("Segmentation")
-    channel = content.channel_names[0] if content.images is not None else ""
     place(
         volumes.result_figure(
             content.images,
-            channel,
-            content.label,
+            _first_channel(content),
+            label,
             content.probability,
             content.truth,
-            content.voxel_nm,
+            voxel,
         )
     )
-    if min(content.label.shape) > 1 and content.label.any():
-        place(volumes.body_figure(content.label, content.voxel_nm))
+    if min(label.shape) > 1 and label.any():
+        place(volumes.body_figure(label, voxel))
 
 
 def _morphology(page: Page, place: Place, content: ReportContent) -> None:
-    several_slices = content.label is not None and content.label.shape[0] > 1
-    if not content.measures and content.morphology is None and not several_slices:
+    labels = _labels(content)
+    if any(label.shape[0] == 1 for label in labels.values()):
+        labels = {}
+    if not content.measures and content.morphology is None and not labels:
         return
     page.section("Morphology")
     if content.measures:
         _measures_table(page, content.measures)
     if content.morphology is not None:
         place(curves.sizes_figure(content.morphology))
-    if several_slices:
-        labels = {content.result_name: content.label} | content.baseline_labels
+    if labels and content.voxel_nm is not None:
         place(curves.porosity_figure(labels, content.truth, content.voxel_nm[0]))
 
 
-def _measures_table(page: Page, measures) -> None:
+def _first_channel(content: ReportContent) -> str:
+    return content.channel_names[0] if content.images is not None else ""
+
+
+def _labels(content: ReportContent) -> dict[str, np.ndarray]:
+    """The result first, then the baselines; nothing without a result."""
+    if content.label is None:
+        return {}
+    return {content.result_name: content.label, **content.baseline_labels}
+
+
+def _measures_table(page: Page, measures: Mapping[str, Sequence[tuple[str, float, str]]]) -> None:
     names = list(measures)
     methods = [{name: (value, unit) for name, value, unit in rows} for rows in measures.values()]
     quantities = list(dict.fromkeys(name for method in methods for name in method))
@@ -131,24 +144,25 @@ def _measures_table(page: Page, measures) -> None:
 
 
 def _comparison(page: Page, place: Place, content: ReportContent) -> None:
-    probability, truth = content.probability, content.truth
-    calibration = probability is not None and truth is not None
-    compared = content.label is not None and bool(content.baseline_labels)
-    if not content.scores and not compared and not calibration:
+    probability, truth, labels = content.probability, content.truth, _labels(content)
+    compared = len(labels) > 1
+    if not content.scores and not compared and (probability is None or truth is None):
         return
-    page.section("Comparison with the truth" if truth is not None else "Comparison of methods")
+    page.section("Comparison of methods" if truth is None else "Comparison with the truth")
     if content.scores:
         _scores_table(page, content.scores)
-    if compared:
+    if compared and content.voxel_nm is not None:
         image = None if content.images is None else content.images[0]
-        channel = content.channel_names[0] if content.images is not None else ""
-        labels = {content.result_name: content.label} | content.baseline_labels
-        place(volumes.comparison_figure(image, channel, labels, truth, content.voxel_nm))
-    if calibration:
+        place(
+            volumes.comparison_figure(
+                image, _first_channel(content), labels, truth, content.voxel_nm
+            )
+        )
+    if probability is not None and truth is not None:
         place(curves.calibration_figure(probability, truth))
 
 
-def _scores_table(page: Page, scores) -> None:
+def _scores_table(page: Page, scores: Mapping[str, Mapping[str, float]]) -> None:
     metrics = list(dict.fromkeys(key for method in scores.values() for key in method))
     columns, best = [], set()
     for column, metric in enumerate(metrics):
@@ -160,7 +174,7 @@ def _scores_table(page: Page, scores) -> None:
         "Agreement with the truth; the best value of each column is bold. Boundary scores count "
         "surface voxels within two pixels; misplaced pore is the share of true pore called solid; "
         "porosity error is result minus truth.",
-        ("Method", *(METRIC_LABELS.get(metric, metric) for metric in metrics)),
+        ("Method", *(METRIC_LABELS.get(metric) or metric for metric in metrics)),
         [(name, *(column[row] for column in columns)) for row, name in enumerate(names)],
         kinds="t" + "n" * len(metrics),
         best=frozenset(best),
@@ -187,7 +201,7 @@ def _fit(page: Page, place: Place, content: ReportContent, fit: FitSection) -> N
         "The simulator was fitted to the recording without labels, by matching the statistics of "
         "simulated and recorded patches."
     )
-    if fit.parameters:
+    if len(fit.parameters):
         with_error = any(len(row) > 4 and row[4] is not None for row in fit.parameters)
         rows = [_parameter_row(row, with_error) for row in fit.parameters]
         page.table(
@@ -197,7 +211,7 @@ def _fit(page: Page, place: Place, content: ReportContent, fit: FitSection) -> N
             rows,
             kinds="tsnn" + ("n" if with_error else ""),
         )
-    if fit.distances:
+    if len(fit.distances):
         page.table(
             "Distance between simulation and recording on data held out from the fit (smaller is "
             "closer).",
@@ -205,12 +219,13 @@ def _fit(page: Page, place: Place, content: ReportContent, fit: FitSection) -> N
             [(name, *aligned(values, 3, smallest=True)) for name, *values in fit.distances],
             kinds="tnn",
         )
-    if fit.real_patch is not None and fit.simulated_patch is not None:
-        real, simulated = fit.real_patch, fit.simulated_patch
-        names = list(content.channel_names) or [f"channel {c}" for c in range(real.shape[0])]
-        place(curves.patches_figure(real, simulated, names, content.voxel_nm))
+    real, simulated, voxel = fit.real_patch, fit.simulated_patch, content.voxel_nm
+    if real is not None and simulated is not None and voxel is not None:
+        real, simulated = np.asarray(real), np.asarray(simulated)
+        names = list(content.channel_names) or [f"channel {c}" for c in range(len(real))]
+        place(curves.patches_figure(real, simulated, names, voxel))
         place(curves.histogram_figure(real, simulated, names))
-        place(curves.spectra_figure(real, simulated, names, content.voxel_nm[2]))
+        place(curves.spectra_figure(real, simulated, names, voxel[2]))
     if fit.loss is not None and len(fit.loss) > 1:
         place(curves.fit_loss_figure(fit.loss))
 

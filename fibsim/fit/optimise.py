@@ -227,28 +227,41 @@ def _random_crop(
     return jax.lax.dynamic_slice(grey, start, (grey.shape[0], *shape))
 
 
+@dataclasses.dataclass(frozen=True)
 class _Problem:
-    """The static side of one fit: shapes and settings, so that jit sees only arrays."""
+    """The static side of one fit, so that jit sees only arrays; compared by value."""
 
-    def __init__(self, stack: Stack, kind: str, settings: FitSettings, shape: tuple):
-        self.kind, self.settings, self.shape = kind, settings, shape
-        self.channels = stack.num_channels
-        self.depth = min(3, shape[0])
-        self.simulate = functools.partial(
-            draw_sample,
-            kind=kind,
-            shape=shape,
-            slice_nm=stack.slice_nm,
-            pixel_nm=stack.pixel_nm,
-            sublayers=settings.sublayers,
-            below_slices=settings.below_slices,
+    channels: int
+    kind: str
+    settings: FitSettings
+    shape: tuple[int, int, int]
+    slice_nm: float
+    pixel_nm: float
+
+    @property
+    def depth(self) -> int:
+        """Slices in a patch."""
+        return min(3, self.shape[0])
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def simulate(self, instrument, specimen, key) -> Sample:
+        return draw_sample(
+            instrument,
+            specimen,
+            key=key,
+            kind=self.kind,
+            shape=self.shape,
+            slice_nm=self.slice_nm,
+            pixel_nm=self.pixel_nm,
+            sublayers=self.settings.sublayers,
+            below_slices=self.settings.below_slices,
         )
 
     def distance(self, instrument, specimen, real_crop, key):
         """Mean sliced Wasserstein distance of one simulated to one real crop."""
         key_filters, key_sample = jax.random.split(key)
         filters = patch_filters(key=key_filters, channels=self.channels, depth=self.depth)
-        simulated = self.simulate(instrument, specimen, key=key_sample).images
+        simulated = self.simulate(instrument, specimen, key_sample).images
         per_filter = sliced_wasserstein(
             patch_responses(real_crop, filters), patch_responses(simulated, filters)
         )
@@ -312,7 +325,9 @@ def fit_instrument(
         raise InputError(f"specimen kind {kind!r} is unknown; expected one of {list(KINDS)}.")
     grey = grey_levels(stack)
     part, held, shape = _split(grey, settings)
-    problem = _Problem(stack, kind, settings, shape)
+    problem = _Problem(
+        stack.num_channels, kind, settings, shape, float(stack.slice_nm), float(stack.pixel_nm)
+    )
     key_start, key_held, key_path = jax.random.split(key, 3)
 
     default = start if start is not None else first_instrument(stack)
@@ -320,8 +335,7 @@ def fit_instrument(
     specimen = {
         name: jnp.asarray(value, float) for name, value in KINDS[kind].guess(feature_nm).items()
     }
-    simulate = jax.jit(problem.simulate)
-    first = np.asarray(simulate(default, specimen, key=key_start).expected)
+    first = np.asarray(problem.simulate(default, specimen, key_start).expected)
     matched = match_contrast(default, grey, first)
 
     if unknowns is None:

@@ -83,13 +83,14 @@ def boolean_spheres(
     radii = grow(log_normal(size_key, radius_nm, radius_sd, num, dtype), needed)
     still_centres, still_radii = jax.lax.stop_gradient((centres, radii))
 
-    def distance(index: Array) -> Array:
-        vector = offsets_nm(list(still_centres[index]), shape, voxel_nm, sides_nm)
+    def height(index: Array) -> Array:
+        z, y, x = offsets_nm(list(still_centres[index]), shape, voxel_nm, sides_nm)
+        radius = still_radii[index]
+        lines = [(z * z - radius**2) / (2 * radius), y * y / (2 * radius), x * x / (2 * radius)]
         # Without the barrier these lines would be computed anew for every voxel.
-        squares = jax.lax.optimization_barrier([c * c for c in vector])
-        return jnp.sqrt(sum(squares)) - still_radii[index]
+        return sum(jax.lax.optimization_barrier(lines))
 
-    index = deepest_grain(distance, needed, num, shape, dtype)
+    index = deepest_grain(height, needed, num, shape, dtype)
     vector = offsets_nm([centres[index, i] for i in range(3)], shape, voxel_nm, sides_nm)
     return cover(vector, radii[index], voxel_nm, solid_fraction, invert=invert)
 
@@ -121,9 +122,11 @@ def check_spheres(
     if None in (fraction, radius, sd):
         return
     sides_nm = side_lengths(box, voxel_nm)
+    with jax.ensure_compile_time_eval():
+        needed = float(_num_spheres(sides_nm, fraction, radius, sd, invert))
     check_grains(
         "spheres",
-        needed=float(_num_spheres(sides_nm, fraction, radius, sd, invert)),
+        needed=needed,
         num=num,
         radius_nm=radius,
         largest_nm=min(sides_nm) / 2,
@@ -199,11 +202,12 @@ def boolean_fibres(
 
     still_centres, still_turns, still_radii = jax.lax.stop_gradient((centres, turns, radii))
 
-    def distance(index: Array) -> Array:
+    def height(index: Array) -> Array:
         vector = from_axis(list(still_centres[index]), list(still_turns[index]))
-        return jnp.sqrt(sum(c * c for c in vector)) - still_radii[index]
+        radius = still_radii[index]
+        return (sum(c * c for c in vector) - radius**2) / (2 * radius)
 
-    index = deepest_grain(distance, needed, num, shape, dtype)
+    index = deepest_grain(height, needed, num, shape, dtype)
     vector = from_axis([centres[index, i] for i in range(3)], [turns[index, i] for i in range(3)])
     return cover(vector, radii[index], voxel_nm, solid_fraction, invert=False)
 
@@ -240,9 +244,11 @@ def check_fibres(
     if None in (fraction, radius, sd, concrete(depth_stretch)):
         return
     sides_nm = side_lengths(box, voxel_nm)
+    with jax.ensure_compile_time_eval():
+        needed = float(_num_segments(sides_nm, fraction, radius, sd))
     check_grains(
         "fibre segments",
-        needed=float(_num_segments(sides_nm, fraction, radius, sd)),
+        needed=needed,
         num=num,
         radius_nm=radius,
         largest_nm=_THICKEST * min(sides_nm),

@@ -139,7 +139,16 @@ def _sort(kind: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     options = {name: given.get(name, default) for name, default in found.options.items()}
     for name, value in numbers.items():
         _check_range(name, value)
+    for name, default in found.options.items():
+        _check_option(name, options[name], type(default))
     return numbers, options
+
+
+def _check_option(name: str, value, expected: type) -> None:
+    good = isinstance(value, expected) and (expected is not int or value >= 1)
+    if not good or (expected is int and isinstance(value, bool)):
+        words = {bool: "True or False", int: "a whole number of at least 1", str: "a word"}
+        raise InputError(f"{name} is {value!r}, expected {words[expected]}.")
 
 
 def _check_range(name: str, value) -> None:

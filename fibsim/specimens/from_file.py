@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fibsim.errors import InputError
-from fibsim.specimens.specimen import Specimen
+from fibsim.specimens.specimen import Specimen, make_specimen
 
 __all__ = ["solid_fraction_of", "specimen_from_file"]
 
@@ -66,7 +66,7 @@ def specimen_from_file(
     """Read a volume as `Specimen`.
 
     Args:
-        path: TIFF file, or whatever `fibsim.io.read_volume` reads; ``(z, y, x)``.
+        path: TIFF file, ``(z, y, x)``.
         voxel_nm: voxel size (z, y, x) in nm, or one number; the file's own if not given.
         solid_value: label of the solid, see `solid_fraction_of`.
         periodic: whether opposite faces fit together.
@@ -75,7 +75,13 @@ def specimen_from_file(
         InputError: unreadable, not three-dimensional, empty, not finite, neither two labels nor
             fractions, or a voxel size that is neither given nor stated by the file.
     """
-    from fibsim.io import read_volume
+    from fibsim.io import read_volume, read_voxel_nm
 
-    volume = read_volume(path)
-    raise NotImplementedError
+    solid = solid_fraction_of(read_volume(path), solid_value)
+    if voxel_nm is None:
+        voxel_nm = read_voxel_nm(path)
+    if voxel_nm is None:
+        raise InputError(
+            f"{path} does not state its voxel size; give voxel_nm, (z, y, x) or one number, in nm."
+        )
+    return make_specimen(solid, voxel_nm=voxel_nm, periodic=periodic)

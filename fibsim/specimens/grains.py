@@ -1,7 +1,9 @@
 """What Boolean models of any grain share: periodic offsets, the deepest grain, the fraction.
 
 For each voxel only the grain that covers it deepest is kept. The search for it has no gradient
-and needs none: the distance to that grain is computed anew, differentiably.
+and needs none: the distance to that grain is computed anew, differentiably. Depth is compared by
+``(d^2 - r^2) / 2r = (d - r) + (d - r)^2 / 2r``, which is the signed distance to second order near
+the surface, where alone it matters, and takes no square root: a third of the time.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,17 +58,16 @@ def offsets_nm(
 
 
 def deepest_grain(
-    distance: Callable[[Array], Array],
+    height: Callable[[Array], Array],
     active: Float[Array, ""],
     num: int,
     shape: tuple[int, int, int],
     dtype,
 ) -> Int[Array, "z y x"]:
-    """Index of the grain with the least ``distance`` at every voxel.
+    """Index of the grain with the least ``height`` at every voxel.
 
     Args:
-        distance: index -> signed distance from the grain's surface on the whole grid, negative
-            inside; free of gradients.
+        height: index -> (d^2 - r^2) / 2r on the whole grid, free of gradients.
         active: grains 0 to ``active`` are looked at; the time grows with it, not with ``num``.
         num: number of grains that exist.
     """
@@ -75,7 +76,7 @@ def deepest_grain(
         least, which = best
         for i in range(_CHUNK):
             index = jnp.minimum(step * _CHUNK + i, num - 1)
-            value = distance(index)
+            value = height(index)
             which = jnp.where(value < least, index, which)
             least = jnp.minimum(value, least)
         return least, which
@@ -99,11 +100,12 @@ def log_normal(
 def grow(radii_nm: Float[Array, " num"], active: Float[Array, ""]) -> Float[Array, " num"]:
     """Radii of a number of grains that is no integer.
 
-    The last grain comes up from minus its radius (nowhere) to its radius as the fractional part
-    goes from 0 to 1, so that the structure is a continuous function of their number.
+    The last grain grows from nothing to its radius as the fractional part goes from 0 to 1, so
+    that the structure is a continuous function of their number.
     """
     share = jnp.clip(active - jnp.arange(len(radii_nm)), 0, 1).astype(radii_nm.dtype)
-    return radii_nm * (2 * share - 1)
+    # Grains not in use keep a radius too small to see, because nothing has no inverse.
+    return radii_nm * jnp.maximum(share, 1e-6)
 
 
 def _covered(excess_nm: Array, fields: tuple[Array, Array]) -> Array:

@@ -90,16 +90,18 @@ def solve_level(
     bracket = jax.lax.fori_loop(0, num_steps, halve, bracket)
     found = (bracket[0] + bracket[1]) / 2
 
-    def improve(level: Array, value: Array, fraction: Array) -> Array:
-        still = functools.partial(mean, fields=still_fields, weight=still_weight)
-        slope = jax.jvp(still, (level,), (jnp.ones_like(level),))[1]
+    still_mean = functools.partial(mean, fields=still_fields, weight=still_weight)
+
+    def newton(level: Array, value: Array, slope: Array, fraction: Array) -> Array:
         # Where no voxel is cut (all solid or all pore) the mean does not answer to the level.
         steep = slope > 1e-6
         step = jnp.where(steep, fraction - value, 0) / jnp.where(steep, slope, 1)
         return (level + step).astype(dtype)
 
-    found = improve(found, mean(found, still_fields, still_weight), target)
-    level = improve(found, mean(found, fields, weight), fraction)
+    one = jnp.ones((), dtype)
+    found = newton(found, *jax.jvp(still_mean, (found,), (one,)), target)
+    slope = jax.jvp(still_mean, (found,), (one,))[1]
+    level = newton(found, mean(found, fields, weight), slope, fraction)
     return solid_at(level, fields)
 
 

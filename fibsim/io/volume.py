@@ -1,0 +1,160 @@
+"""Volumes and stacks as TIFF files that ImageJ opens with the right voxel size."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fibsim.errors import InputError
+from fibsim.io._files import atomic_path, require_exists
+from fibsim.io.images import ImageInfo, probe_image, read_pixels
+from fibsim.stack import Channel
+
+__all__ = ["read_volume", "read_voxel_nm", "write_stack", "write_volume"]
+
+
+def _probe(path: str | Path) -> ImageInfo:
+    path = Path(path)
+    require_exists(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, expected one TIFF file that holds the volume.")
+    return probe_image(path, 1)
+
+
+def read_volume(path: str | Path) -> np.ndarray:
+    """Read a volume (truth, specimen, result) as stored.
+
+    Args:
+        path: TIFF file of one channel (BMP and PNG are read as one slice).
+
+    Returns:
+        ``(z, y, x)``, in the file's own type; labels stored with a palette stay labels.
+
+    Raises:
+        InputError: absent, unreadable, cut short, or of several channels.
+    """
+    info = _probe(path)
+    if info.shape[0] > 1:
+        raise InputError(
+            f"{path} holds {info.shape[0]} channels, expected one volume with axes ZYX; save the "
+            "channel to use on its own."
+        )
+    return read_pixels(info, as_stored=True)[0][0]
+
+
+def read_voxel_nm(path: str | Path) -> tuple[float, float, float] | None:
+    """Voxel size (z, y, x) in nm that a volume's own header states; ``None`` if it does not.
+
+    Raises:
+        InputError: absent or unreadable.
+    """
+    facts = _probe(path).facts
+    if not facts.pixel_nm or not facts.slice_nm or facts.pixel_nm[0].problem:
+        return None
+    pixel, thickness = float(facts.pixel_nm[0].value), float(facts.slice_nm[0].value)
+    return (thickness, pixel, pixel)
+
+
+def _as_imagej(volume: np.ndarray, name: str) -> np.ndarray:
+    """The same values in a type that ImageJ knows: uint8, uint16 or float32."""
+    dtype = volume.dtype
+    if dtype in (np.uint8, np.uint16, np.float32):
+        return volume
+    if dtype.kind == "b":
+        return volume.astype(np.uint8)
+    if dtype.kind == "f":
+        return volume.astype(np.float32)
+    if dtype.kind in "ui":
+        for smaller in (np.uint8, np.uint16, np.float32):
+            converted = volume.astype(smaller)
+            if np.array_equal(converted.astype(dtype), volume):
+                return converted
+        raise InputError(
+            f"{name} holds integers from {volume.min()} to {volume.max()} that fit neither uint16 "
+            "nor float32 exactly; scale them first."
+        )
+    raise InputError(f"{name} has dtype {dtype}, expected numbers.")
+
+
+def _voxel(voxel_nm: float | Sequence[float], name: str) -> tuple[float, float, float]:
+    values = [voxel_nm] * 3 if isinstance(voxel_nm, int | float) else list(voxel_nm)
+    if len(values) != 3 or not all(math.isfinite(v) and v > 0 for v in values):
+        raise InputError(
+            f"The voxel size of {name} is {voxel_nm}, expected one or three positive numbers "
+            "(z, y, x) in nm."
+        )
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def write_volume(
+    path: str | Path, volume: np.ndarray, *, voxel_nm: float | Sequence[float]
+) -> None:
+    """Write a volume as a TIFF that ImageJ opens as a calibrated stack, whole or not at all.
+
+    Args:
+        path: file to write; its folder is made if need be.
+        volume: ``(z, y, x)``; uint8, uint16 and float32 are kept, bool becomes uint8, other
+            floating types float32, other integers the smallest of the three that holds them.
+        voxel_nm: voxel size (z, y, x) in nm, or one number.
+
+    Raises:
+        InputError: not three-dimensional, empty, no voxel size, or the file cannot be written.
+    """
+    import tifffile
+
+    path = Path(path)
+    volume = np.asarray(volume)
+    if volume.ndim != 3 or volume.size == 0:
+        raise InputError(
+            f"{path.name} would hold shape {volume.shape}, expected a volume (z, y, x)."
+        )
+    z_nm, y_nm, x_nm = _voxel(voxel_nm, path.name)
+    stored = _as_imagej(volume, path.name)
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(
+            temporary,
+            stored,
+            imagej=True,
+            photometric="minisblack",
+            resolution=(1 / x_nm, 1 / y_nm),
+            metadata={"axes": "ZYX", "spacing": z_nm, "unit": "nm"},
+        )
+
+
+def write_stack(
+    folder: str | Path,
+    images: np.ndarray,
+    channels: Sequence[Channel],
+    voxel_nm: float | Sequence[float],
+) -> list[Path]:
+    """Write one TIFF per channel, named by voltage and detector (``1kV_SE.tif``).
+
+    Args:
+        folder: where to; it is made if need be.
+        images: ``(channel, slice, y, x)``.
+        channels: one per leading index.
+        voxel_nm: voxel size (z, y, x) in nm.
+
+    Returns:
+        The files written, in order of channels.
+
+    Raises:
+        InputError: shapes and channels do not fit together, two channels would have the same
+            name, or the files cannot be written.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or len(images) != len(channels):
+        raise InputError(
+            f"Images of shape {images.shape} do not fit {len(channels)} channels, expected "
+            "(channel, slice, y, x)."
+        )
+    files = [Path(folder) / f"{c.beam_kev:.12g}kV_{c.detector}.tif" for c in channels]
+    if len(set(files)) < len(files):
+        raise InputError(
+            f"Two channels have the same voltage and detector ({', '.join(f.stem for f in files)})"
+            ", expected each once."
+        )
+    for file, image in zip(files, images, strict=True):
+        write_volume(file, image, voxel_nm=voxel_nm)
+    return files

@@ -1,0 +1,232 @@
+"""The commands as a user calls them: whole runs, kills, second calls, and mistakes."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from fibsim.cli import main as fibsim_main
+
+HERE = Path(__file__).parent
+STAGES = ["fit", "train", "segment", "measure", "report"]
+
+
+def call(*arguments, program="fibnet", **kwargs):
+    script = [str(HERE / "tiny_cli.py")] if program == "fibnet" else ["-m", "fibsim.cli"]
+    command = [sys.executable, *script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    """A small two-voltage stack, made by the command itself."""
+    folder = tmp_path_factory.mktemp("data") / "stack"
+    done = call(
+        "simulate", "tilted52", "--out", folder, "--beam-kev", "1", "5", "--slices", "10",
+        "--side", "64", "--parameters", "ligament_nm", "25", program="fibsim",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(stack, tmp_path_factory):
+    """An unbroken reconstruction."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    truth = stack / "truth.tif"
+    done = call("reconstruct", stack, "-o", out, "--preset", "quick", "--truth", truth)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_simulate_writes_a_readable_stack(stack):
+    assert sorted(p.name for p in stack.iterdir()) == [
+        "1kV.tif", "5kV.tif", "instrument.yaml", "stack.yaml", "truth.tif",
+    ]  # fmt: skip
+    done = call("inspect", stack, program="fibsim")
+    assert done.returncode == 0 and "2 channels, 10 slices of 64 x 64" in done.stdout
+
+
+def test_reconstruct_leaves_volumes_on_the_input_grid(stack, whole):
+    out, _ = whole
+    with tifffile.TiffFile(out / "label.tif") as file:
+        label = file.asarray()
+        assert file.imagej_metadata["unit"] == "nm"
+        assert file.imagej_metadata["spacing"] == pytest.approx(10.0)
+    probability = tifffile.imread(out / "probability.tif")
+    assert label.shape == probability.shape == tifffile.imread(stack / "1kV.tif").shape
+    assert set(np.unique(label)) <= {0, 1}
+    np.testing.assert_array_equal(label, probability > 0.5)
+
+
+def test_reconstruct_reports_every_method(whole):
+    out, text = whole
+    with (out / "measures.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows[0][2:] == [
+        "fibnet", "Otsu 1kV", "Otsu 5kV", "k-means", "watershed", "random forest", "truth",
+    ]  # fmt: skip
+    quantities = [r[0] for r in rows[1:]]
+    assert "Porosity" in quantities and "dice" in quantities
+    page = (out / "report.html").read_text()
+    assert "http://" not in page and "data:image/png;base64" in page
+    assert str(out / "report.html") in text
+    assert [s for s in json.loads((out / "run.json").read_text())["stages"]] == STAGES
+
+
+def test_second_call_keeps_everything(stack, whole):
+    out, _ = whole
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    truth = stack / "truth.tif"
+    done = call("reconstruct", stack, "-o", out, "--preset", "quick", "--truth", truth)
+    assert done.returncode == 0
+    assert all(f"{s}: finished before, kept" in done.stdout for s in STAGES)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("marker", ["fit: starting", "log.jsonl", "train: done", "segment: done"])
+def test_killed_run_goes_on_to_the_same_result(stack, whole, tmp_path, marker):
+    """SIGKILL in the fit, between two training checkpoints, and in segment and measure."""
+    reference, _ = whole
+    out = tmp_path / "out"
+    command = ["reconstruct", stack, "-o", out, "--preset", "quick", "--truth", stack / "truth.tif"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", str(HERE / "tiny_cli.py"), *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    log = out / "training" / "log.jsonl"
+    if marker == "log.jsonl":
+        while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 5):
+            time.sleep(0.005)
+    else:
+        while process.poll() is None and marker not in process.stdout.readline():
+            pass
+        time.sleep(0.3)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    done = call(*command)
+    assert done.returncode == 0, done.stderr
+    for name in ("probability.tif", "label.tif"):
+        np.testing.assert_array_equal(
+            tifffile.imread(out / name), tifffile.imread(reference / name)
+        )
+    assert (out / "measures.csv").read_text() == (reference / "measures.csv").read_text()
+    assert not list(out.rglob("*.part*"))
+
+
+def test_stages_one_by_one_and_out_of_order(stack, tmp_path):
+    out = tmp_path / "out"
+    done = call("reconstruct", stack, "-o", out, "--preset", "quick", "--stages", "train")
+    assert done.returncode == 2 and "needs the stage fit" in done.stderr
+    done = call("reconstruct", stack, "-o", out, "--preset", "quick", "--stages", "fit")
+    assert done.returncode == 0 and (out / "instrument.yaml").exists()
+    assert not (out / "model").exists()
+
+
+def test_output_of_another_stack_or_foreign_files_are_refused(stack, whole, tmp_path):
+    out, _ = whole
+    done = call("reconstruct", stack, "-o", out, "--preset", "quick", "--seed", "1")
+    assert done.returncode == 2 and "another seed" in done.stderr
+    done = call("reconstruct", stack / "1kV.tif", "-o", out, "--preset", "quick")
+    assert done.returncode == 2 and "another stack" in done.stderr
+    (tmp_path / "mine.txt").write_text("keep me")
+    done = call("reconstruct", stack, "-o", tmp_path, "--preset", "quick")
+    assert done.returncode == 2 and "mine.txt" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_segment_and_evaluate_repeat_the_job(stack, whole, tmp_path):
+    out, _ = whole
+    done = call("segment", stack, "--model", out, "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(
+        tifffile.imread(tmp_path / "probability.tif"),
+        tifffile.imread(out / "probability.tif"),
+        atol=1e-6,
+    )
+    truth = stack / "truth.tif"
+    done = call("evaluate", tmp_path / "label.tif", "--truth", truth, "--stack", stack)
+    assert done.returncode == 0, done.stderr
+    with (out / "measures.csv").open() as file:
+        dice = next(float(r[2]) for r in csv.reader(file) if r[0] == "dice")
+    row = next(s for s in done.stdout.splitlines() if s.startswith("dice"))
+    assert float(row.split()[1]) == pytest.approx(dice, abs=1e-4)
+    assert "k-means" in done.stdout
+    done = call("segment", stack / "1kV.tif", "--model", out, "-o", tmp_path / "one")
+    assert done.returncode == 2 and "was trained for 1 keV SE, 5 keV SE" in done.stderr
+
+
+def test_train_from_an_instrument_file(stack, tmp_path):
+    done = call("train", stack / "instrument.yaml", "-o", tmp_path / "n", "--preset", "quick",
+                "--steps", "2")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = call("segment", stack, "--model", tmp_path / "n", "-o", tmp_path / "s")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["inspct", "x"], ["unknown command inspct", "did you mean inspect?"]),
+        (["fit", "x", "--stps", "3"], ["unknown option --stps", "--steps"]),
+        (["inspect", "does_not_exist"], ["does not exist"]),
+        (["fit", ".", "--steps", "0"], ["--steps is 0"]),
+        (["simulate", "no_such_preset", "--out", "new"], ["tilted52"]),
+        (["simulate", "tilted52", "--out", "new", "--specimen", "wavs"], ["waves"]),
+        (["simulate", "tilted52", "--out", "new", "--beam-kev", "1000"], ["beam_kev", "30"]),
+        (["simulate", "tilted52", "--out", "new", "--side", "4"], ["16 pixels"]),
+    ],
+)
+def test_mistakes_end_in_one_sentence_and_status_2(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert fibsim_main(arguments) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1
+    assert all(w in text for w in words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_output_is_refused_before_any_work(stack, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    done = call("reconstruct", stack, "-o", blocked / "out", "--preset", "quick")
+    assert done.returncode == 2 and "cannot write in" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_disk_full_keeps_finished_stages(stack, tmp_path, monkeypatch):
+    """A write that fails in the middle of a stage leaves the stages before it, and one sentence."""
+    from fibnet.stages import WorkFolder
+    from fibsim.errors import InputError
+
+    work = WorkFolder(tmp_path / "out", {"stack": "s"})
+    said = []
+    work.run("fit", lambda: None, said.append)
+
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"No space left.*finished stages are kept"):
+        work.run("train", full, said.append)
+    again = WorkFolder(tmp_path / "out", {"stack": "s"})
+    assert again.is_done("fit") and not again.is_done("train")
+    with pytest.raises(InputError, match="another stack"):
+        WorkFolder(tmp_path / "out", {"stack": "t"})
+
+
+def test_doctor_names_versions_and_devices(capsys):
+    assert fibsim_main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "jax" in text and "JAX device 0" in text and "test simulation" in text
