@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fibsim.fit import (
-    FitResult,
     apply_unknowns,
     default_unknowns,
     draw_sample,
@@ -17,7 +16,7 @@ from fibsim.fit import (
 )
 from fibsim.instrument import Instrument
 
-__all__ = ["SimulatedData", "Source", "draw_training_stack", "grey_statistics", "source_of_fit"]
+__all__ = ["SimulatedData", "Source", "draw_stack", "draw_training_stack", "grey_statistics"]
 
 # Standard deviation of the randomisation around the fit, in the free space of the fit's
 # unknowns (logarithm, logit or the unknown's own scale): a margin beyond what a fit leaves open.
@@ -81,18 +80,6 @@ class SimulatedData:
     below_slices: int = 6
 
 
-def source_of_fit(fit: FitResult) -> Source:
-    """The source that a fit leads to."""
-    geometry = fit.instrument.geometry
-    return Source(
-        instrument=fit.instrument,
-        specimen={k: jnp.asarray(v, float) for k, v in fit.specimen.items()},
-        kind=fit.kind,
-        slice_nm=round(float(geometry.slice_nm), 6),
-        pixel_nm=round(float(geometry.pixel_nm), 6),
-    )
-
-
 def _spread_of(name: str) -> float:
     if name in _SPREAD:
         return _SPREAD[name]
@@ -127,10 +114,18 @@ def draw_training_stack(
     """One noisy stack of a randomised instrument and its true solid fraction. Traceable."""
     key_random, key_sample = jax.random.split(key)
     instrument, specimen = randomise(source.instrument, source.specimen, key=key_random)
+    moved = dataclasses.replace(source, instrument=instrument, specimen=specimen)
+    return draw_stack(moved, data, key=key_sample)
+
+
+def draw_stack(
+    source: Source, data: SimulatedData, *, key: jax.Array
+) -> tuple[Float[Array, "channel slice y x"], Float[Array, "slice y x"]]:
+    """One noisy stack of exactly the source's instrument and specimen parameters. Traceable."""
     sample = draw_sample(
-        instrument,
-        specimen,
-        key=key_sample,
+        source.instrument,
+        source.specimen,
+        key=key,
         kind=source.kind,
         shape=(data.slices, data.side_px, data.side_px),
         slice_nm=source.slice_nm,

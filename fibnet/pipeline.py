@@ -149,7 +149,9 @@ class _Job:
 
     def measure(self) -> None:
         probability, label = self.volumes()
-        drawn = simulated_examples(self.source(), self.stack, seed=self.seed)
+        drawn = simulated_examples(
+            self.source(), self.stack, seed=self.seed, draw=draw_training_stack, number=2
+        )
         volumes = {"fibnet": label} | all_baselines(
             self.grey,
             [c.name for c in self.stack.channels],
@@ -185,14 +187,21 @@ class _Job:
         write_reconstruction_report(self)
 
 
-def simulated_examples(source: Source, stack: Stack, *, seed: int) -> list:
-    """Two labelled stacks of the fitted instrument, for the random forest and for pictures."""
+def simulated_examples(
+    source: Source, stack: Stack, *, seed: int, draw: Callable, number: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Labelled simulated stacks about as large as the recorded one.
+
+    Args:
+        draw: `draw_stack` for the fitted instrument itself (pictures), `draw_training_stack` for
+            those around it (the random forest).
+    """
     slices = min(stack.num_slices, 16)
     side = min(128, *stack.images.shape[2:]) // 2 * 2
     data = SimulatedData(slices=slices, side_px=side)
-    draw = jax.jit(draw_training_stack, static_argnums=1)
-    keys = jax.random.split(jax.random.key(seed + 1), 2)
-    return [tuple(np.asarray(v) for v in draw(source, data, key=k)) for k in keys]
+    jitted = jax.jit(draw, static_argnums=1)
+    keys = jax.random.split(jax.random.key(seed + 1), number)
+    return [tuple(np.asarray(v) for v in jitted(source, data, key=k)) for k in keys]
 
 
 def measures_csv(results: dict[str, dict]) -> str:

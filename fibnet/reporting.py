@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fibnet.data import draw_stack
 from fibnet.morphology import measure
 from fibnet.report import FitSection, ReportContent, TrainingSection, write_report
 from fibsim import io as stack_io
@@ -49,7 +50,9 @@ def _fit_section(job: "_Job", names: list[str]) -> tuple[FitSection, dict]:
     facts = json.loads((job.out / "fit.json").read_text())
     start = load_instrument(job.out / "instrument_start.yaml")
     fitted = load_instrument(job.out / "instrument.yaml")
-    simulated = simulated_examples(job.source(), job.stack, seed=job.seed)[0][0]
+    simulated, _ = simulated_examples(
+        job.source(), job.stack, seed=job.seed, draw=draw_stack, number=1
+    )[0]
     _, slices, y, x = simulated.shape
     return FitSection(
         parameters=_rows(start, fitted, names),

@@ -140,7 +140,8 @@ def _expected_stack(specimen, instrument, milling, *, num_slices, sublayers, bel
         return grey + milling.line[:, :, None]
 
     # One channel after the other: memory stays that of one, and one keeps the cores busy.
-    return jax.lax.map(channel, (channel_coefficients(instrument), instrument.detector))
+    # Its backward pass computes the channel again instead of storing its inner arrays.
+    return jax.lax.map(jax.checkpoint(channel), (channel_coefficients(instrument), instrument.detector))
 
 
 def add_noise(

@@ -22,8 +22,8 @@ _BELOW = 6
 
 
 def channel_name(beam_kev: float, detector: str) -> str:
-    """``1kV``, or ``1kV_BSE`` for a backscatter channel."""
-    return f"{beam_kev:g}kV" + ("" if detector == "SE" else f"_{detector}")
+    """For example ``1kV_SE``."""
+    return f"{beam_kev:g}kV_{detector}"
 
 
 def _instrument(name: str, beam_kev: tuple[float, ...]) -> InstrumentFile:

@@ -49,7 +49,7 @@ def whole(stack, tmp_path_factory):
 
 def test_simulate_writes_a_readable_stack(stack):
     assert sorted(p.name for p in stack.iterdir()) == [
-        "1kV.tif", "5kV.tif", "instrument.yaml", "stack.yaml", "truth.tif",
+        "1kV_SE.tif", "5kV_SE.tif", "instrument.yaml", "stack.yaml", "truth.tif",
     ]  # fmt: skip
     done = call("inspect", stack, program="fibsim")
     assert done.returncode == 0 and "2 channels, 10 slices of 64 x 64" in done.stdout
@@ -62,7 +62,7 @@ def test_reconstruct_leaves_volumes_on_the_input_grid(stack, whole):
         assert file.imagej_metadata["unit"] == "nm"
         assert file.imagej_metadata["spacing"] == pytest.approx(10.0)
     probability = tifffile.imread(out / "probability.tif")
-    assert label.shape == probability.shape == tifffile.imread(stack / "1kV.tif").shape
+    assert label.shape == probability.shape == tifffile.imread(stack / "1kV_SE.tif").shape
     assert set(np.unique(label)) <= {0, 1}
     np.testing.assert_array_equal(label, probability > 0.5)
 
@@ -72,7 +72,7 @@ def test_reconstruct_reports_every_method(whole):
     with (out / "measures.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0][2:] == [
-        "fibnet", "Otsu 1kV", "Otsu 5kV", "k-means", "watershed", "random forest", "truth",
+        "fibnet", "Otsu 1kV_SE", "Otsu 5kV_SE", "k-means", "watershed", "random forest", "truth",
     ]  # fmt: skip
     quantities = [r[0] for r in rows[1:]]
     assert "Porosity" in quantities and "dice" in quantities
@@ -139,7 +139,7 @@ def test_output_of_another_stack_or_foreign_files_are_refused(stack, whole, tmp_
     out, _ = whole
     done = call("reconstruct", stack, "-o", out, "--preset", "quick", "--seed", "1")
     assert done.returncode == 2 and "another seed" in done.stderr
-    done = call("reconstruct", stack / "1kV.tif", "-o", out, "--preset", "quick")
+    done = call("reconstruct", stack / "1kV_SE.tif", "-o", out, "--preset", "quick")
     assert done.returncode == 2 and "another stack" in done.stderr
     (tmp_path / "mine.txt").write_text("keep me")
     done = call("reconstruct", stack, "-o", tmp_path, "--preset", "quick")
@@ -164,7 +164,7 @@ def test_segment_and_evaluate_repeat_the_job(stack, whole, tmp_path):
     row = next(s for s in done.stdout.splitlines() if s.startswith("dice"))
     assert float(row.split()[1]) == pytest.approx(dice, abs=1e-4)
     assert "k-means" in done.stdout
-    done = call("segment", stack / "1kV.tif", "--model", out, "-o", tmp_path / "one")
+    done = call("segment", stack / "1kV_SE.tif", "--model", out, "-o", tmp_path / "one")
     assert done.returncode == 2 and "was trained for 1 keV SE, 5 keV SE" in done.stderr
 
 

@@ -136,14 +136,11 @@ def test_one_compilation_serves_all_values_of_draw():
 
 
 def test_draw_maps_over_keys():
-    one = functools.partial(
-        draw, "spheres", shape=SHAPE, voxel_nm=VOXEL, **SMALL["spheres"], **fraction_of("", 0.35)
-    )
-    many = jax.jit(jax.vmap(lambda key: one(key=key)))(
-        jnp.stack([jax.random.key(s) for s in (0, 1)])
-    )
+    one = functools.partial(draw, "gyroid", shape=SHAPE, voxel_nm=VOXEL, solid_fraction=0.35)
+    keys = jnp.stack([jax.random.key(seed) for seed in (0, 1)])
+    many = jax.jit(jax.vmap(lambda key: one(key=key, **SMALL["gyroid"])))(keys)
     for seed in (0, 1):
-        alone = specimen_of("spheres", seed=seed).solid
+        alone = specimen_of("gyroid", seed=seed).solid
         np.testing.assert_allclose(many[seed], alone, atol=1e-3)
 
 
@@ -293,10 +290,13 @@ def test_waves_on_coarse_voxels_are_the_mean_of_fine_ones():
     def coarsen(field):
         return field.reshape(24, factor, 24, factor, 24, factor).mean((1, 3, 5))
 
-    exact = np.asarray(coarsen(cut_fraction(level - fine, fine_spread)))
-    field = coarsen(fine)
-    spread = field_spread(field, (3.0, 3.0, 3.0), q0)
-    error = np.asarray(cut_fraction(level - field, spread)) - exact
+    exact = coarsen(np.asarray(jax.jit(cut_fraction)(level - fine, fine_spread)))
+
+    @jax.jit
+    def cut_coarse(field):
+        return cut_fraction(level - field, field_spread(field, (3.0, 3.0, 3.0), q0))
+
+    error = np.asarray(cut_coarse(coarsen(np.asarray(fine)))) - exact
     cut = (exact > 0.001) & (exact < 0.999)
     assert np.sqrt(np.mean(error[cut] ** 2)) < 0.025
     assert abs(error.mean()) < 1e-3
@@ -331,14 +331,17 @@ def test_one_sphere_cuts_voxels_as_it_should():
 
 
 def test_coarse_gyroid_is_the_mean_of_a_fine_one():
-    parameters = dict(solid_fraction=0.4, cell_nm=64.0)
-    coarse, fine = (
-        make("gyroid", key=jax.random.key(2), shape=shape, voxel_nm=voxel_nm, **parameters)
-        for shape, voxel_nm in (((16, 32, 32), (8.0, 4.0, 4.0)), ((64, 64, 64), (2.0, 2.0, 2.0)))
+    coarse = np.asarray(specimen_of("gyroid", phi=0.4).solid)
+    fine = make(
+        "gyroid",
+        key=jax.random.key(0),
+        shape=(128, 128, 128),
+        voxel_nm=2.0,
+        solid_fraction=0.4,
+        **SMALL["gyroid"],
     )
-    exact = np.asarray(resample(fine, coarse.voxel_nm).solid)
-    error = np.asarray(coarse.solid) - exact
-    cut = (exact > 0.001) & (exact < 0.999)
+    exact = np.asarray(fine.solid).reshape(32, 4, 64, 2, 64, 2).mean((1, 3, 5))
+    error, cut = coarse - exact, (exact > 0.001) & (exact < 0.999)
     assert np.sqrt(np.mean(error[cut] ** 2)) < 0.04
     assert np.abs(error[~cut]).mean() < 0.002
 

@@ -15,7 +15,7 @@ __all__ = ["atomic_path", "atomic_write_text", "natural_key", "require_exists", 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
     """Sort key under which ``slice_2`` comes before ``slice_10``."""
     parts = re.split(r"(\d+)", text.lower())
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:

@@ -128,15 +128,16 @@ def _check_complete(tif: Any, series: list[Any], path: Path) -> None:
     """A cut file still opens: tifffile reads the pages it finds and logs the rest away."""
     advice = "the file was cut short; copy it again from the microscope."
     found = len(tif.pages)
-    planes = sum(one.size // (one.shape[one.axes.index("Y")] * one.shape[one.axes.index("X")])
-                 for one in series)  # fmt: skip
+    planes = 0
+    for one in series:
+        shape = dict(zip(one.get_axes(False), one.get_shape(False), strict=True))
+        planes += one.size // (shape["Y"] * shape["X"])
     declared = _declared_planes(tif)
     if declared is not None and declared > planes:
         raise InputError(f"{path} states {declared} images but holds {planes}; {advice}")
     size = tif.filehandle.size
-    following = _next_page_offset(tif)
-    if following + 2 > size or (following and following in [page.offset for page in tif.pages]):
-        raise InputError(f"{path} holds {found} pages and points to more beyond its end; {advice}")
+    if _next_page_offset(tif) != 0:
+        raise InputError(f"{path} holds {found} pages and points to more that it lacks; {advice}")
     for one in series:
         if one.dataoffset is not None:
             if one.dataoffset + one.nbytes > size:
@@ -158,7 +159,7 @@ def _probe_tiff(path: Path, num_channels: int | None) -> ImageInfo:
         series, left_out = _main_series(tif)
         _check_complete(tif, series, path)
         one = series[0]
-        shape, axes = tuple(one.shape), one.axes
+        shape, axes = tuple(one.get_shape(False)), one.get_axes(False)
         if len(series) > 1:
             shape, axes = (len(series), *shape), "Q" + axes
         roles, remark = axis_roles(shape, axes, path.name, num_channels)
@@ -183,12 +184,12 @@ def _pillow_pages(path: Path, like: Any) -> np.ndarray:
         pages = np.stack([np.array(page) for page in ImageSequence.Iterator(image)])
     if pages.size != like.size or pages.dtype.newbyteorder("=") != like.dtype.newbyteorder("="):
         raise ValueError(f"Pillow reads {pages.dtype} of shape {pages.shape}")
-    return pages.reshape(like.shape)
+    return pages.reshape(like.get_shape(False))
 
 
 def _series_pixels(one: Any, path: Path, *, only: bool) -> np.ndarray:
     try:
-        return one.asarray()
+        return one.asarray().reshape(one.get_shape(False))
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise

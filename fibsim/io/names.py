@@ -55,11 +55,11 @@ def _words(text: str) -> list[str]:
 
 
 def _kind(words: list[str], *, header: bool) -> str | None:
-    # "In-Lens" and "In Beam BSE" are split into words, so neighbours are tried together too.
+    # "In-Lens" is split into two words, so neighbours are tried together too.
     joined = {a + b for a, b in pairwise(words)}
     joined |= {a + b + c for a, b, c in zip(words, words[1:], words[2:], strict=False)}
     terms = set(words) | joined
-    signals = {"SE": "se" in terms, "BSE": "bse" in terms}
+    signals = {"SE": "se" in words, "BSE": "bse" in words}
     if not any(signals.values()):
         # The signal, where one is named, decides; a detector may collect either.
         signals["SE"] = bool(terms & (_SE_DETECTORS | (_SE_IN_HEADERS if header else set())))

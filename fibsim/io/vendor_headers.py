@@ -135,6 +135,9 @@ def zeiss_facts(header: Mapping, file: str) -> FileFacts:
 
     value, unit = _zeiss(header, "ap_actualkv", "ap_manualkv")
     energy = number(value)
+    if energy is None and isinstance(numbers, tuple | list) and len(numbers) > 6:
+        # The line "EHT = 900 V" is all capitals, which tifffile takes for a key and drops.
+        energy, unit = number(numbers[6]), "V"
     if energy and energy > 0:
         facts.beam_kev.append(Fact(energy / 1000 if unit == "V" else energy, source))
 

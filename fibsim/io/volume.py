@@ -66,13 +66,15 @@ def _as_imagej(volume: np.ndarray, name: str) -> np.ndarray:
     if dtype.kind == "f":
         return volume.astype(np.float32)
     if dtype.kind in "ui":
-        for smaller in (np.uint8, np.uint16, np.float32):
-            converted = volume.astype(smaller)
-            if np.array_equal(converted.astype(dtype), volume):
-                return converted
+        low, high = int(volume.min()), int(volume.max())
+        for smaller in (np.uint8, np.uint16):
+            if low >= 0 and high <= np.iinfo(smaller).max:
+                return volume.astype(smaller)
+        if low >= -(2**24) and high <= 2**24:  # float32 holds these integers exactly
+            return volume.astype(np.float32)
         raise InputError(
-            f"{name} holds integers from {volume.min()} to {volume.max()} that fit neither uint16 "
-            "nor float32 exactly; scale them first."
+            f"{name} holds integers from {low} to {high}, which fit neither uint16 nor float32 "
+            "exactly; scale them first."
         )
     raise InputError(f"{name} has dtype {dtype}, expected numbers.")
 
@@ -114,11 +116,12 @@ def write_volume(
     with atomic_path(path) as temporary:
         tifffile.imwrite(
             temporary,
-            stored,
+            # All six axes, lest a side of one pixel be dropped.
+            stored[None, :, None, :, :, None],
             imagej=True,
             photometric="minisblack",
             resolution=(1 / x_nm, 1 / y_nm),
-            metadata={"axes": "ZYX", "spacing": z_nm, "unit": "nm"},
+            metadata={"axes": "TZCYXS", "spacing": z_nm, "unit": "nm"},
         )
 
 

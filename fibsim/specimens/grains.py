@@ -2,8 +2,8 @@
 
 For each voxel only the grain that covers it deepest is kept. The search for it has no gradient
 and needs none: the distance to that grain is computed anew, differentiably. Depth is compared by
-``(d^2 - r^2) / 2r = (d - r) + (d - r)^2 / 2r``, which is the signed distance to second order near
-the surface, where alone it matters, and takes no square root: a third of the time.
+``(d^2 - r^2) / 2r = (d - r) + (d - r)^2 / 2r``, which is the signed distance to first order near
+the surface, where alone it matters, and takes no square root: half of the time.
 """
 
 from collections.abc import Callable, Sequence

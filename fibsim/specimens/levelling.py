@@ -19,6 +19,8 @@ __all__ = [
 ]
 
 _HALF_WIDTH = math.sqrt(5.0)
+# A mean that rises less than this with the level does not tell where the level should be.
+_FLAT = 1e-6
 
 
 def concrete(value) -> float | None:
@@ -77,28 +79,25 @@ def solve_level(
         return jnp.mean(weight * solid) / jnp.mean(weight)
 
     still_fields, still_weight = jax.lax.stop_gradient((fields, weight))
-    target, low, high = jax.lax.stop_gradient((fraction, low, high))
+    still_mean = functools.partial(mean, fields=still_fields, weight=still_weight)
+    dtype = jax.tree.leaves(fields)[0].dtype
+    target, low, high = (
+        jax.lax.stop_gradient(jnp.asarray(v, dtype)) for v in (fraction, low, high)
+    )
 
     def halve(_, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bracket
         middle = (low + high) / 2
-        too_little = mean(middle, still_fields, still_weight) < target
+        too_little = still_mean(middle) < target
         return jnp.where(too_little, middle, low), jnp.where(too_little, high, middle)
-
-    dtype = jax.tree.leaves(fields)[0].dtype
-    bracket = (jnp.asarray(low, dtype), jnp.asarray(high, dtype))
-    bracket = jax.lax.fori_loop(0, num_steps, halve, bracket)
-    found = (bracket[0] + bracket[1]) / 2
-
-    still_mean = functools.partial(mean, fields=still_fields, weight=still_weight)
 
     def newton(level: Array, value: Array, slope: Array, fraction: Array) -> Array:
         # Where no voxel is cut (all solid or all pore) the mean does not answer to the level.
-        steep = slope > 1e-6
-        step = jnp.where(steep, fraction - value, 0) / jnp.where(steep, slope, 1)
-        return (level + step).astype(dtype)
+        missing = jnp.where(slope > _FLAT, fraction - value, 0)
+        return level + (missing / jnp.maximum(slope, _FLAT)).astype(dtype)
 
-    one = jnp.ones((), dtype)
+    low, high = jax.lax.fori_loop(0, num_steps, halve, (low, high))
+    found, one = (low + high) / 2, jnp.ones((), dtype)
     found = newton(found, *jax.jvp(still_mean, (found,), (one,)), target)
     slope = jax.jvp(still_mean, (found,), (one,))[1]
     level = newton(found, mean(found, fields, weight), slope, fraction)

@@ -28,7 +28,7 @@ _MOST_STRAIN = 0.25
 
 
 def _random_rotation(key: Array, dtype) -> Float[Array, "3 3"]:
-    """Uniform random rotation from a unit quaternion (Shoemake 1992)."""
+    """Uniform random rotation from a unit quaternion (Shoemake 1992, Graphics Gems III)."""
     q = jax.random.normal(key, (4,), dtype)
     w, x, y, z = q / jnp.linalg.norm(q)
     return jnp.stack(

@@ -140,7 +140,12 @@ def cut_waves(
     if not exact:
         return _below(ndtri(jnp.asarray(solid_fraction, fields[0].dtype)), fields)
     return solve_level(
-        _below, fields, fraction=solid_fraction, low=-_BRACKET, high=_BRACKET, weight=weight
+        _below,
+        fields,
+        fraction=solid_fraction,
+        low=-_BRACKET,
+        high=_BRACKET,
+        weight=weight,
     )
 
 
