@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # Halves the time that large arrays spend in page faults (glibc >= 2.35; ignored elsewhere).
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint types bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,12 +19,14 @@ demo: $(STAMP)
 	$(BIN)/fibnet demo --out demo-out
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+
+types: $(STAMP)
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/render.py

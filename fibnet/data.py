@@ -11,12 +11,20 @@ from fibsim.fit import (
     apply_unknowns,
     default_unknowns,
     draw_sample,
+    slices_below,
     specimen_unknowns,
     start_point,
 )
 from fibsim.instrument import Instrument
 
-__all__ = ["SimulatedData", "Source", "draw_stack", "draw_training_stack", "grey_statistics"]
+__all__ = [
+    "SimulatedData",
+    "deep_enough",
+    "Source",
+    "draw_stack",
+    "draw_training_stack",
+    "grey_statistics",
+]
 
 # Standard deviation of the randomisation around the fit, in the free space of the fit's
 # unknowns (logarithm, logit or the unknown's own scale): a margin beyond what a fit leaves open.
@@ -72,12 +80,26 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimulatedData:
-    """Size of one simulated training stack (static)."""
+    """Size of one simulated training stack (static).
+
+    Attributes:
+        slices, side_px: what is segmented.
+        sublayers: layers per slice.
+        below_slices: slices below the last one; `deep_enough` fills in None.
+    """
 
     slices: int = 16
     side_px: int = 128
     sublayers: int = 3
-    below_slices: int = 6
+    below_slices: int | None = None
+
+
+def deep_enough(data: SimulatedData, source: Source) -> SimulatedData:
+    """``data`` with the slices below the last one that the source's specimen needs."""
+    if data.below_slices is not None:
+        return data
+    specimen = {name: float(value) for name, value in source.specimen.items()}
+    return dataclasses.replace(data, below_slices=slices_below(specimen, source.slice_nm))
 
 
 def _spread_of(name: str) -> float:

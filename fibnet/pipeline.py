@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fibnet.baselines import all_baselines
-from fibnet.data import SimulatedData, Source, draw_training_stack
+from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack
 from fibnet.metrics import scores
 from fibnet.model import ModelConfig
 from fibnet.morphology import as_rows, measure
@@ -198,7 +198,7 @@ def simulated_examples(
     """
     slices = min(stack.num_slices, 16)
     side = min(128, *stack.images.shape[2:]) // 2 * 2
-    data = SimulatedData(slices=slices, side_px=side)
+    data = deep_enough(SimulatedData(slices=slices, side_px=side), source)
     jitted = jax.jit(draw, static_argnums=1)
     keys = jax.random.split(jax.random.key(seed + 1), number)
     return [tuple(np.asarray(v) for v in jitted(source, data, key=k)) for k in keys]

@@ -100,7 +100,7 @@ def _stack_rows(stack: Stack) -> list[tuple]:
 
 def _warnings(job: "_Job", facts: dict, fitted) -> list[str]:
     found = list(job.stack.warnings)
-    if job.stack.tilt_deg is None and job.stack.num_slices >= 4:
+    if job.stack.tilt_deg is None:
         tilt = float(fitted.instrument.geometry.tilt_deg)
         found.append(f"The tilt was not stated; the fit estimated {tilt:.1f} degrees.")
     if facts["fitted_distance"] > 2.0 * facts["real_distance"]:

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from fibnet.checkpoint import latest_step, load_checkpoint, prune, save_checkpoint
-from fibnet.data import SimulatedData, Source, draw_training_stack, grey_statistics
+from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack, grey_statistics
 from fibnet.losses import segmentation_loss, soft_dice
 from fibnet.model import ModelConfig, UNet, make_model, stack_windows
 from fibnet.segmenter import Segmenter, graph_of, normalised
@@ -197,6 +197,7 @@ def train(
         seed: decides weights and data; the same seed gives the same network.
         progress: called with (step, steps, loss).
     """
+    data = deep_enough(data, source)
     trainer = _Trainer(config, settings, data)
     key_data, key_validation, key_grey = jax.random.split(jax.random.key(seed), 3)
     mean, sd = jax.jit(grey_statistics, static_argnums=1)(source, data, key=key_grey)

@@ -186,9 +186,7 @@ def render_channel(
         # The beam spreads in the solid that it crosses, so only under solid is the view blurred.
         # Once per slice: as wide as the slice is thick, whatever its number of sub-layers.
         variance = c.spread * thickness / geometry.pixel_nm**2
-        blurred = filter_lateral(
-            back, lambda q2: jnp.exp(-q2 * variance / 2), periodic=periodic
-        )
+        blurred = filter_lateral(back, lambda q2: jnp.exp(-q2 * variance / 2), periodic=periodic)
         back = back + mean_rho * (blurred - back)
         carry, _ = jax.lax.scan(one_layer, (back, second), tuple(layers_of_slice), reverse=True)
         return carry, carry

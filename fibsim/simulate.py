@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -141,7 +142,8 @@ def _expected_stack(specimen, instrument, milling, *, num_slices, sublayers, bel
 
     # One channel after the other: memory stays that of one, and one keeps the cores busy.
     # Its backward pass computes the channel again instead of storing its inner arrays.
-    return jax.lax.map(jax.checkpoint(channel), (channel_coefficients(instrument), instrument.detector))
+    inputs = (channel_coefficients(instrument), instrument.detector)
+    return jax.lax.map(jax.checkpoint(channel), inputs)
 
 
 def add_noise(

@@ -72,7 +72,7 @@ def test_reconstruct_reports_every_method(whole):
     with (out / "measures.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0][2:] == [
-        "fibnet", "Otsu 1kV_SE", "Otsu 5kV_SE", "k-means", "watershed", "random forest", "truth",
+        "fibnet", "Otsu 1kV", "Otsu 5kV", "k-means", "watershed", "random forest", "truth",
     ]  # fmt: skip
     quantities = [r[0] for r in rows[1:]]
     assert "Porosity" in quantities and "dice" in quantities

@@ -394,6 +394,16 @@ def test_stack_yaml_chooses_and_orders_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stack.images[0], grey(2))
 
 
+def test_the_documented_example_is_valid(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "file_formats.md").read_text(encoding="utf-8")
+    (tmp_path / "stack.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
+    write_channels(tmp_path, "low", "high", "esb", "extra")
+    stack = read_stack(tmp_path)
+    assert [c.name for c in stack.channels] == ["inlens 1 kV", "5kV_SE", "5kV_BSE"]
+    assert (stack.tilt_deg, stack.specimen, stack.voxel_nm) == (38, "hierarchical", VOXEL)
+    assert "extra.tif" in stack.provenance["ignored"]
+
+
 def test_command_line_chooses_channels(tmp_path: Path) -> None:
     write_channels(tmp_path, "1kV", "2kV", "5kV")
     stack = read_stack(tmp_path, overrides={"channels": ["5kV.tif", "1kV.tif"], "beam_kev": None})

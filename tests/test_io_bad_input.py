@@ -86,7 +86,7 @@ def test_labels_are_not_read_as_an_image(folder: Path) -> None:
 def test_files_without_voltage_and_of_several_sizes(tmp_path: Path) -> None:
     write_volume(tmp_path / "a.tif", grey(0), voxel_nm=VOXEL)
     write_volume(tmp_path / "b.tif", grey(0, (1, 30, 40)), voxel_nm=VOXEL)
-    names_all(refusal(tmp_path), "a.tif", "b.tif", "stack.yaml", "5 slices", "1 slices")
+    names_all(refusal(tmp_path), "a.tif", "b.tif", "stack.yaml", "5 slices of", "1 slice of")
 
 
 # --- channels --------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_listed_channel_without_a_file(folder: Path) -> None:
     stated(folder, channels=[{"file": "1kV.tif"}, {"file": "2kv.tif"}])
     names_all(refusal(folder), "stack.yaml", "2kv.tif", "did you mean 2kV.tif")
     (folder / "stack.yaml").unlink()
-    names_all(refusal(folder, channels=["5kV.tif"]), "command line", "5kV.tif")
+    names_all(refusal(folder, channels=["5kV.tif"]), "The command line lists", "5kV.tif")
     names_all(refusal(folder, channels=["1kV.tif", "1kV.tif"]), "list each file once")
     names_all(refusal(folder / "1kV.tif", channels=["1kV.tif"]), "is one file", "folder")
 
@@ -147,7 +147,7 @@ def test_the_same_picture_under_two_voltages(folder: Path) -> None:
 
 
 def test_lists_of_the_wrong_length(folder: Path) -> None:
-    names_all(refusal(folder, beam_kev=[1]), "1 values of beam_kev", "2 channels", "1kV.tif, 2kV")
+    names_all(refusal(folder, beam_kev=[1]), "1 value of beam_kev", "2 channels", "1kV.tif, 2kV")
     names_all(refusal(folder, detector=["SE"] * 3), "3 values of detector", "2 channels")
     stated(folder, channels=[{"beam_kev": 1}, {"beam_kev": 2}, {"beam_kev": 5}])
     names_all(refusal(folder), "stack.yaml", "3 values of beam_kev", "2 channels")
@@ -271,7 +271,7 @@ def test_values_that_are_not_finite(folder: Path, bad: float) -> None:
     images = grey(1).astype(np.float32)
     images[3, 4, 5] = bad
     write_volume(folder / "2kV.tif", images, voxel_nm=VOXEL)
-    names_all(refusal(folder), "2kV.tif", "not finite", "slice 3")
+    names_all(refusal(folder), "2kV.tif", "1 value not finite", "slice 3")
 
 
 def test_channel_without_contrast(folder: Path) -> None:
@@ -331,7 +331,7 @@ def test_colour_images(tmp_path: Path, name: str) -> None:
         ({"pixel_nm": 4000}, ("pixel size is 4000 nm",)),
         ({"slice_nm": 0.1}, ("slice thickness is 0.1 nm", "0.5 to 10000")),
         ({"tilt_deg": 90}, ("tilt is 90 degrees", "-80 to 80")),
-        ({"tilt_deg": -80}, ("tilt is -80 degrees",)),
+        ({"tilt_deg": -81}, ("tilt is -81 degrees",)),
         ({"pixel_nm": "4 nm"}, ("pixel_nm", "'4 nm'", "without a unit")),
         ({"pixel_nm": float("nan")}, ("pixel_nm", "nan")),
         ({"tilt_deg": True}, ("tilt_deg", "True")),
@@ -360,13 +360,16 @@ def test_impossible_facts_in_headers_and_names(tmp_path: Path) -> None:
         ("pixle_nm: 4\n", ("'pixle_nm'", "did you mean pixel_nm", "known keys")),
         ("pixel_nm: 4 nm\n", ("'4 nm'", "without a unit")),
         ("pixel_nm: ?\n", ("'?' in line 1",)),
-        ("pixel_nm: [4\n", ("not valid YAML",)),
+        ("pixel_nm: [4\n", ("not valid YAML in line 2",)),
         ("- 1\n- 2\n", ("holds list",)),
         ("channels: 1kV.tif\n", ("'1kV.tif'", "a list")),
         ("channels: [1kV.tif]\n", ("'1kV.tif'", "keys and values")),
         ("channels: [{file: 1kV.tif, beam_kv: 1}]\n", ("'beam_kv'", "did you mean beam_kev")),
         ("channels: [{file: 1kV.tif}, {beam_kev: 1}]\n", ("file for some channels only",)),
-        ("channels: [{file: 1kV.tif}, {file: 1kV.tif}]\n", ("2 channels", "list each file once")),
+        (
+            "channels: [{file: 1kV.tif}, {file: 1kV.tif}]\n",
+            ("2 times", "1 channel;", "list each file once"),
+        ),
         ("material: 7\n", ("material as 7",)),
     ],
 )

@@ -6,6 +6,7 @@ from fibsim.fit.optimise import FitResult as FitResult
 from fibsim.fit.optimise import FitSettings as FitSettings
 from fibsim.fit.optimise import draw_sample as draw_sample
 from fibsim.fit.optimise import fit_instrument as fit_instrument
+from fibsim.fit.optimise import slices_below as slices_below
 from fibsim.fit.unknowns import Unknown as Unknown
 from fibsim.fit.unknowns import apply_unknowns as apply_unknowns
 from fibsim.fit.unknowns import default_unknowns as default_unknowns
@@ -22,6 +23,7 @@ __all__ = [
     "fit_best_kind",
     "fit_instrument",
     "grey_levels",
+    "slices_below",
     "specimen_unknowns",
     "start_point",
 ]

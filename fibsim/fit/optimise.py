@@ -34,7 +34,7 @@ from fibsim.specimens import KINDS, draw
 from fibsim.specimens.specimen import Specimen
 from fibsim.stack import Stack
 
-__all__ = ["FitResult", "FitSettings", "draw_sample", "fit_instrument"]
+__all__ = ["FitResult", "FitSettings", "draw_sample", "fit_instrument", "slices_below"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class FitSettings:
         crop_px: side of the square crops that are compared.
         crop_slices: their depth in slices.
         sublayers: simulated layers per slice.
-        below_slices: simulated slices below the last one compared.
+        below_slices: simulated slices below the last one compared; by `slices_below` if None.
         prior_weight: weight of the log prior beside the distance (which is near 0.02-0.5).
     """
 
@@ -56,7 +56,7 @@ class FitSettings:
     crop_px: int = 96
     crop_slices: int = 12
     sublayers: int = 3
-    below_slices: int = 6
+    below_slices: int | None = None
     prior_weight: float = 1e-3
 
 
@@ -84,6 +84,15 @@ class FitResult:
     fitted_distance: float
     real_distance: float
     loss: np.ndarray
+
+
+def slices_below(specimen: Mapping[str, float], slice_nm: float) -> int:
+    """Slices that a simulation needs below its last face: 1.75 times the largest feature.
+
+    That deep, light from a pore's floor is a small part of the signal. Between 4 and 20.
+    """
+    largest = max((float(v) for name, v in specimen.items() if name.endswith("_nm")), default=0.0)
+    return int(np.clip(np.ceil(1.75 * largest / slice_nm), 4, 20))
 
 
 def draw_sample(
@@ -325,21 +334,23 @@ def fit_instrument(
         raise InputError(f"specimen kind {kind!r} is unknown; expected one of {list(KINDS)}.")
     grey = grey_levels(stack)
     part, held, shape = _split(grey, settings)
+    guess = KINDS[kind].guess(guess_feature_nm(grey, stack.pixel_nm))
+    below = settings.below_slices
+    if below is None:
+        below = slices_below(guess, stack.slice_nm)
+    settings = dataclasses.replace(settings, below_slices=below)
     problem = _Problem(
         stack.num_channels, kind, settings, shape, float(stack.slice_nm), float(stack.pixel_nm)
     )
     key_start, key_held, key_path = jax.random.split(key, 3)
 
     default = start if start is not None else first_instrument(stack)
-    feature_nm = guess_feature_nm(grey, stack.pixel_nm)
-    specimen = {
-        name: jnp.asarray(value, float) for name, value in KINDS[kind].guess(feature_nm).items()
-    }
+    specimen = {name: jnp.asarray(value, float) for name, value in guess.items()}
     first = np.asarray(problem.simulate(default, specimen, key_start).expected)
     matched = match_contrast(default, grey, first)
 
     if unknowns is None:
-        unknowns = default_unknowns(tilt_known=stack.tilt_deg is not None or stack.num_slices < 4)
+        unknowns = default_unknowns(tilt_known=stack.tilt_deg is not None)
         unknowns |= specimen_unknowns(specimen)
     origin = start_point(matched, specimen, unknowns)
     real, starts = jnp.asarray(part.grey), jnp.asarray(part.starts)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fibsim.errors import InputError
+from fibsim.io._files import counted
 from fibsim.io.layout import ChannelFiles
 
 __all__ = ["burnt_in_rows", "check_channel", "check_distinct", "check_same_shape"]
@@ -27,7 +28,7 @@ def check_same_shape(channels: Sequence[ChannelFiles]) -> None:
 
 
 def _text(shape: tuple[int, int, int]) -> str:
-    return f"{shape[0]} slices of {shape[2]} x {shape[1]} pixels"
+    return f"{counted(shape[0], 'slice')} of {shape[2]} x {shape[1]} pixels"
 
 
 def check_channel(images: np.ndarray, title: str) -> list[str]:
@@ -53,7 +54,7 @@ def check_channel(images: np.ndarray, title: str) -> list[str]:
         bad = int(np.count_nonzero(~np.isfinite(images)))
         where = int(np.argmax(~np.isfinite(images).all(axis=(1, 2))))
         raise InputError(
-            f"{title} holds {bad} values that are not finite (the first in slice {where}), "
+            f"{title} holds {counted(bad, 'value')} not finite (the first in slice {where}), "
             "expected numbers everywhere; crop or fill the part without data."
         )
     low, high = images.min(axis=(1, 2)), images.max(axis=(1, 2))
@@ -70,11 +71,11 @@ def check_channel(images: np.ndarray, title: str) -> list[str]:
             f"{title} has one grey value all over in {constant.size} of {len(images)} slices "
             f"({shown}); remove them if they are empty."
         )
-    middle = images[len(images) // 2]
-    if low.min() != high.max() and np.all((images == low.min()) | (images == high.max())):
+    extremes = (low.min(), high.max())
+    if all(np.isin(image, extremes).all() for image in images):
         warnings.append(
-            f"{title} holds two grey values only, like labels rather than an image "
-            f"({np.unique(middle).size} in its middle slice)."
+            f"{title} holds the two values {extremes[0]} and {extremes[1]} only, like labels "
+            "rather than an image; check that the right file was given."
         )
     return warnings
 

@@ -127,7 +127,8 @@ def _declared_planes(tif: Any) -> int | None:
 def _check_complete(tif: Any, series: list[Any], path: Path) -> None:
     """A cut file still opens: tifffile reads the pages it finds and logs the rest away."""
     advice = "the file was cut short; copy it again from the microscope."
-    found = len(tif.pages)
+    # Reading every page's directory raises where one is cut.
+    found = sum(1 for _ in tif.pages)
     planes = 0
     for one in series:
         shape = dict(zip(one.get_axes(False), one.get_shape(False), strict=True))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fibsim.errors import InputError
-from fibsim.io._files import natural_key, require_exists, suggestion
+from fibsim.io._files import counted, natural_key, require_exists, suggestion
 from fibsim.io.images import IMAGE_SUFFIXES, ImageInfo, is_image_file, probe_image
 from fibsim.io.names import detector_of_name, is_label_name, kev_of_name, name_template
 
@@ -229,8 +229,8 @@ def _slices_channel(
     for info in infos:
         if info.shape[1] > 1:
             raise InputError(
-                f"{info.path} holds {info.shape[1]} slices beside other slices of {title}; "
-                "keep either one file per slice or one file per channel."
+                f"{info.path} holds {counted(info.shape[1], 'slice')} beside other slices of "
+                f"{title}; keep either one file per slice or one file per channel."
             )
         if info.shape != first.shape:
             raise InputError(
@@ -271,8 +271,8 @@ def _explicit_channels(
         info = probe_image(_listed_path(folder, files[0], stated_in), len(files))
         if info.shape[0] != len(files):
             raise InputError(
-                f"{stated_in} lists {len(files)} channels of {files[0]}, which holds "
-                f"{info.shape[0]}; list each file once."
+                f"{stated_in} lists {files[0]} {len(files)} times but it holds "
+                f"{counted(info.shape[0], 'channel')}; list each file once."
             )
         return _file_channels(info, file=None)
     doubled = sorted({file for file in files if files.count(file) > 1})
@@ -335,7 +335,8 @@ def _single_page_channels(infos: list[ImageInfo], folder: Path) -> list[ChannelF
         largest = max(groups.values(), key=len)
         odd = min(groups.values(), key=len)
         raise InputError(
-            f"{folder} holds {len(largest)} images like {largest[0].path.name} but {len(odd)} like "
+            f"{folder} holds {counted(len(largest), 'image')} like {largest[0].path.name} but "
+            f"{len(odd)} like "
             f"{odd[0].path.name}, expected as many slices in every channel; put the slices of each "
             "channel into a sub-folder, or list the files under channels in stack.yaml."
         )
@@ -373,9 +374,8 @@ def _folder_layout(
     if files is not None:
         channels = _explicit_channels(folder, files, stated_in, num_channels)
         others = [e.name for e in entries if e.name not in {*files, "stack.yaml"}]
-        return Layout(name=name, form=f"folder, channels listed in {stated_in}",
-                      yaml_path=yaml_path, channels=tuple(channels),
-                      ignored=tuple(others))  # fmt: skip
+        return Layout(name=name, form="folder with listed channels", yaml_path=yaml_path,
+                      channels=tuple(channels), ignored=tuple(others))  # fmt: skip
     nnunet = _nnunet_layout(folder, None)
     if nnunet is not None:
         return nnunet

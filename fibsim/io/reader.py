@@ -37,7 +37,7 @@ def _layout(path: Path, command_line: Stated, written: Stated | None) -> Layout:
     else:
         counts = [one.num_channels for one in sources]
     num_channels = next((count for count in counts if count is not None), None)
-    stated_in = listing.source if listing is not None else ""
+    stated_in = listing.subject if listing is not None else ""
     return find_layout(path, files=files, stated_in=stated_in, num_channels=num_channels)
 
 

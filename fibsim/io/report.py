@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 
+from fibsim.io._files import counted
 from fibsim.stack import Stack
 
 __all__ = ["fingerprint", "inspect_stack"]
@@ -47,9 +48,8 @@ def inspect_stack(stack: Stack) -> str:
     off: the detector was set too dark or saturated.
     """
     _, slices, height, width = stack.images.shape
-    noun = "channel" if stack.num_channels == 1 else "channels"
     lines = [
-        f"{stack.name}: {stack.num_channels} {noun}, {slices} slice{'s' * (slices != 1)} of "
+        f"{stack.name}: {counted(stack.num_channels, 'channel')}, {counted(slices, 'slice')} of "
         f"{width} x {height} pixels, {stack.images.dtype}",
         f"voxel (z, y, x): {stack.slice_nm:g} x {stack.pixel_nm:g} x {stack.pixel_nm:g} nm, "
         f"volume {slices * stack.slice_nm / 1000:.4g} x {height * stack.pixel_nm / 1000:.4g} x "

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from fibsim.errors import InputError
+from fibsim.io._files import counted
 from fibsim.io.facts import Fact, FileFacts
 from fibsim.io.layout import ChannelFiles, Layout
 from fibsim.io.names import detector_of_name, kev_of_name
@@ -75,9 +76,7 @@ def _check_range(key: str, fact: Fact | None, of: str = "") -> None:
         raise InputError(fact.problem)
     low, high, what, unit = _RANGES[key]
     value = float(fact.value)
-    # Tilts of exactly 80 degrees would graze; the limits of the others are allowed.
-    inside = low < value < high if key == "tilt_deg" else low <= value <= high
-    if inside:
+    if low <= value <= high:
         return
     hint = f"state the true value as {key}"
     if key == "beam_kev" and 100 <= value <= 30_000:
@@ -109,7 +108,7 @@ def _place(stated: Stated, i: int, layout: Layout) -> int | None:
     inside = sum(other.images[0].path == file for other in layout.channels)
     if places and inside > 1:
         raise InputError(
-            f"{stated.source} lists {file.name} once but it holds {inside} channels; write one "
+            f"{stated.subject} lists {file.name} once but it holds {inside} channels; write one "
             "entry for each channel, in order, without file."
         )
     return places[0] if places else None
@@ -138,8 +137,8 @@ def _check_counts(sources: Sequence[Stated], layout: Layout) -> None:
             values = getattr(stated, key)
             if values is not None and len(values) != count:
                 raise InputError(
-                    f"The {stated.source} gives {len(values)} values of {key}, expected one for "
-                    f"each of the {count} channels ({titles}); give them in this order."
+                    f"{stated.subject} gives {counted(len(values), 'value')} of {key}, expected "
+                    f"one for each of the {count} channels ({titles}); give them in this order."
                 )
 
 

@@ -49,6 +49,11 @@ class Stated:
     names: tuple[str | None, ...] | None = None
 
     @property
+    def subject(self) -> str:
+        """The source as the subject of a sentence."""
+        return "The command line" if self.source == COMMAND_LINE else self.source
+
+    @property
     def num_channels(self) -> int | None:
         """Number of channels stated, if any list of channels is."""
         lists = (self.files, self.beam_kev, self.detector)
@@ -163,9 +168,11 @@ def load_stack_yaml(path: Path) -> Stated:
     try:
         entries = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())[:200]
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" in line {mark.line + 1}"
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())[:200]
         raise InputError(
-            f"{path} is not valid YAML ({reason}); write 'key: value' on lines of their own."
+            f"{path} is not valid YAML{where} ({reason}); write 'key: value' on lines of their own."
         ) from error
     if entries is None:
         entries = {}
