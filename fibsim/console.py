@@ -90,7 +90,7 @@ def use_compilation_cache() -> None:
     folder = os.environ.get("FIBSIM_CACHE", str(default))
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _option_names(command: type) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -92,37 +93,47 @@ def test_second_call_keeps_everything(stack, whole):
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
 
 
-@pytest.mark.parametrize("marker", ["fit: starting", "log.jsonl", "train: done", "segment: done"])
-def test_killed_run_goes_on_to_the_same_result(stack, whole, tmp_path, marker):
-    """SIGKILL in the fit, between two training checkpoints, and in segment and measure."""
-    reference, _ = whole
-    out = tmp_path / "out"
-    command = ["reconstruct", stack, "-o", out, "--preset", "quick", "--truth", stack / "truth.tif"]
+def kill_when(command, reached):
+    """Start a reconstruction and SIGKILL it once ``reached(lines so far)`` is true."""
     process = subprocess.Popen(
         [sys.executable, "-u", str(HERE / "tiny_cli.py"), *map(str, command)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    log = out / "training" / "log.jsonl"
-    if marker == "log.jsonl":
-        while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 5):
-            time.sleep(0.005)
-    else:
-        while process.poll() is None and marker not in process.stdout.readline():
-            pass
-        time.sleep(0.3)
+    lines = []
+    reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
+    # The thread appends as lines come: extend() of a generator grows the list line by line.
+    reader.start()
+    while process.poll() is None and not reached("".join(lines)):
+        time.sleep(0.005)
     assert process.poll() is None, "the run ended before it could be killed"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    reader.join()
     process.stdout.close()
+
+
+def test_killed_run_goes_on_to_the_same_result(stack, whole, tmp_path):
+    """SIGKILL in the fit, between two checkpoints of the training, after it, and in measure."""
+    reference, _ = whole
+    out = tmp_path / "out"
+    command = ["reconstruct", stack, "-o", out, "--preset", "quick", "--truth", stack / "truth.tif"]
+    log = out / "training" / "log.jsonl"
+    kill_when(command, lambda text: "fit: starting" in text)
+    kill_when(command, lambda _: log.exists() and log.read_text().count("\n") >= 5)
+    kill_when(command, lambda text: "train: done" in text)
+    kill_when(command, lambda text: "measure: starting" in text)
     done = call(*command)
     assert done.returncode == 0, done.stderr
+    assert "segment: finished before, kept" in done.stdout
     for name in ("probability.tif", "label.tif"):
         np.testing.assert_array_equal(
             tifffile.imread(out / name), tifffile.imread(reference / name)
         )
     assert (out / "measures.csv").read_text() == (reference / "measures.csv").read_text()
+    steps = [json.loads(s)["step"] for s in log.read_text().splitlines()]
+    assert steps == list(range(1, 9))
     assert not list(out.rglob("*.part*"))
 
 

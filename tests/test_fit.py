@@ -1,0 +1,132 @@
+"""First guesses, the patch statistics, and a short label-free fit that must get closer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fibsim.errors import InputError
+from fibsim.fit import FitSettings, default_unknowns, fit_instrument, grey_levels
+from fibsim.fit.first_guess import guess_tilt_deg, noise_sd
+from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
+from fibsim.fit.unknowns import apply_unknowns, log_prior, start_point
+from fibsim.instrument import leaves_by_name
+from fibsim.presets import make_instrument
+from fibsim.simulate_command import record
+from fibsim.stack import Channel, Stack
+
+
+@pytest.fixture(scope="module")
+def stack():
+    instrument = make_instrument(beam_kev=[1.0, 5.0], tilt_deg=38.0)
+    sample = record(
+        instrument,
+        kind="waves",
+        parameters={"solid_fraction": 0.36, "ligament_nm": 30.0},
+        slices=20,
+        side=64,
+        seed=5,
+    )
+    images = np.round(np.asarray(sample.images)).astype(np.uint8)
+    return Stack(
+        images=images,
+        channels=(Channel(beam_kev=1.0, name="1kV"), Channel(beam_kev=5.0, name="5kV")),
+        pixel_nm=4.0,
+        slice_nm=10.0,
+    )
+
+
+def test_grey_levels_share_one_scale(stack):
+    np.testing.assert_array_equal(grey_levels(stack), stack.images.astype(np.float32))
+    import dataclasses
+
+    wide = dataclasses.replace(stack, images=stack.images.astype(np.uint16) * 257)
+    np.testing.assert_allclose(grey_levels(wide), stack.images, rtol=1e-5)
+    floats = dataclasses.replace(stack, images=stack.images / 100.0 - 1.0)
+    assert grey_levels(floats).min() == 0 and grey_levels(floats).max() == pytest.approx(255)
+
+
+def test_noise_estimate_ignores_structure():
+    y, x = np.mgrid[:128, :128]
+    structure = 60 * np.sin(x / 9.0) + 40 * (np.hypot(y - 64, x - 64) < 30)
+    noisy = structure + np.random.default_rng(0).normal(0, 7.0, (1, 4, 128, 128))
+    assert noise_sd(noisy)[0] == pytest.approx(7.0, rel=0.05)
+
+
+def test_tilt_is_seen_in_the_images_with_its_sign(stack):
+    grey = grey_levels(stack)
+    assert 20 < guess_tilt_deg(grey, 4.0, 10.0) < 50
+    assert -50 < guess_tilt_deg(grey[:, :, ::-1], 4.0, 10.0) < -20
+
+
+def test_sliced_wasserstein_limits():
+    rng = np.random.default_rng(0)
+    a = jnp.asarray(rng.normal(size=(5000, 3)), jnp.float32)
+    assert float(sliced_wasserstein(a, a[::-1]).max()) < 1e-6
+    # a shift by s moves every quantile by s; a stretch by f moves them by |f - 1| E|x|
+    np.testing.assert_allclose(sliced_wasserstein(a, a + 0.5), 0.5 / a.std(0), rtol=1e-4)
+    stretched = sliced_wasserstein(a - a.mean(0), 1.5 * (a - a.mean(0)))
+    np.testing.assert_allclose(stretched, 0.5 * np.sqrt(2 / np.pi), rtol=0.03)
+
+
+def test_sliced_wasserstein_gradient_pulls_towards_the_own_rank():
+    real = jnp.asarray([[0.0], [1.0], [2.0], [3.0]])
+    simulated = jnp.asarray([[5.0], [-1.0], [1.5], [2.5]])
+    gradient = jax.grad(lambda s: sliced_wasserstein(real, s).sum())(simulated)
+    assert np.all(np.sign(gradient[:, 0]) == [1, -1, 1, 1])
+
+
+def test_patch_responses_are_projections():
+    filters = patch_filters(key=jax.random.key(0), channels=2, depth=2, size=5, num_random=4)
+    np.testing.assert_allclose(jnp.sum(filters**2, axis=(1, 2, 3, 4)), 1.0, rtol=1e-5)
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 9, 9)), jnp.float32)
+    out = patch_responses(images, filters, stride=2)
+    assert out.shape == (2 * 3 * 3, filters.shape[0])
+    by_hand = jnp.einsum("cdyx,fcdyx->f", images[:, 1:3, 2:7, 4:9], filters)
+    np.testing.assert_allclose(out[9 + 1 * 3 + 2], by_hand, atol=1e-5)
+
+
+def test_free_space_round_trip_and_prior():
+    instrument = make_instrument(beam_kev=[1.0, 5.0])
+    unknowns = default_unknowns(tilt_known=False)
+    free = start_point(instrument, {}, unknowns)
+    again, _ = apply_unknowns(free, instrument, {}, unknowns)
+    for name, leaf in leaves_by_name(instrument).items():
+        np.testing.assert_allclose(leaves_by_name(again)[name], leaf, rtol=1e-4, err_msg=name)
+    assert float(log_prior(free, free, unknowns)) == 0.0
+    moved = {k: v + 0.1 for k, v in free.items()}
+    assert float(log_prior(moved, free, unknowns)) < 0.0
+    assert "geometry.tilt_deg" not in default_unknowns(tilt_known=True)
+
+
+def test_short_fit_gets_closer_than_the_default(stack):
+    """The instrument that made the stack has another gain than the default after matching."""
+    settings = FitSettings(steps=12, crop_px=48, crop_slices=4, sublayers=2, below_slices=3)
+    steps = []
+    fit = fit_instrument(
+        stack,
+        key=jax.random.key(0),
+        settings=settings,
+        start=make_instrument(beam_kev=[1.0, 5.0], white_level=120.0, tilt_deg=20.0),
+        progress=lambda step, total, loss: steps.append(step),
+    )
+    assert steps == list(range(1, 13)) and fit.loss.shape == (12,)
+    assert fit.fitted_distance < 0.5 * fit.default_distance
+    assert 0.2 < fit.specimen["solid_fraction"] < 0.6
+    again = fit_instrument(
+        stack,
+        key=jax.random.key(0),
+        settings=settings,
+        start=make_instrument(beam_kev=[1.0, 5.0], white_level=120.0, tilt_deg=20.0),
+    )
+    np.testing.assert_array_equal(fit.loss, again.loss)
+
+
+def test_bad_input_is_named(stack):
+    import dataclasses
+
+    with pytest.raises(InputError, match="unknown"):
+        fit_instrument(stack, key=jax.random.key(0), kind="foam")
+    small = dataclasses.replace(stack, images=stack.images[:, :, :16, :16])
+    with pytest.raises(InputError, match="at least 64"):
+        fit_instrument(small, key=jax.random.key(0))

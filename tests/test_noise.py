@@ -1,0 +1,136 @@
+"""The noise sampler against the law it states, and the likelihood against the sampler."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from fibsim.noise import log_likelihood, noise_variance, sample_grey
+
+DRAWS = 40_000
+WHITE = 255.0
+TRUTH = dict(gain=120.0, offset=20.0, dose_electrons=45.0, read_grey=3.0)
+
+
+def draw(mean, *, seed=0, white=WHITE, **changes):
+    means = jnp.full(DRAWS, mean)
+    variance = noise_variance(means, **{**TRUTH, **changes})
+    return np.asarray(sample_grey(means, variance, white, key=jax.random.key(seed)), float)
+
+
+def stated_variance(mean):
+    return TRUTH["gain"] * (mean - TRUTH["offset"]) / TRUTH["dose_electrons"] + 9.0
+
+
+@pytest.mark.parametrize("mean", [90.0, 120.0, 150.0])
+def test_sampled_mean_and_variance_are_the_stated_ones(mean):
+    """Far from black and white, within four standard errors of each."""
+    grey, variance = draw(mean), stated_variance(mean)
+    assert grey.mean() == pytest.approx(mean, abs=4 * np.sqrt(variance / DRAWS))
+    assert grey.var() == pytest.approx(variance, abs=4 * variance * np.sqrt(2 / DRAWS))
+
+
+def test_unsaturated_samples_are_normal():
+    """Kolmogorov-Smirnov on the standardised samples; three draws, none improbable."""
+    for seed, mean in enumerate((90.0, 120.0, 150.0)):
+        standardised = (draw(mean, seed=seed) - mean) / np.sqrt(stated_variance(mean))
+        assert stats.kstest(standardised, "norm").pvalue > 0.01
+
+
+@pytest.mark.parametrize("mean", [21.0, 245.0])
+def test_share_of_saturated_pixels(mean):
+    """At both ends the share that is cut off, within four standard errors."""
+    sigma = np.sqrt(TRUTH["gain"] * (mean - 20.0) / 45.0 + 36.0)
+    grey = draw(mean, seed=1, read_grey=6.0)
+    for share, expected in (
+        (np.mean(grey == 0.0), stats.norm.cdf(0.0, mean, sigma)),
+        (np.mean(grey == WHITE), stats.norm.sf(WHITE, mean, sigma)),
+    ):
+        error = 4 * np.sqrt(expected * (1 - expected) / DRAWS)
+        assert share == pytest.approx(expected, abs=error + 1e-12)
+    assert grey.min() >= 0.0 and grey.max() <= WHITE
+    # Neither end is idle: each mean is near one of them.
+    assert np.mean((grey == 0.0) | (grey == WHITE)) > 1e-4
+
+
+@pytest.mark.parametrize("mean", [5.0, 128.0, 250.0])
+def test_likelihood_is_a_normalised_density(mean):
+    """Density over the open interval plus the two probabilities of cut-off is one."""
+    grey = jnp.linspace(1e-3, WHITE - 1e-3, 20_001)
+    variance = jnp.asarray(80.0)
+    density = np.exp(np.asarray(log_likelihood(grey, jnp.asarray(mean), variance, WHITE), float))
+    ends = log_likelihood(jnp.array([0.0, WHITE]), jnp.asarray(mean), variance, WHITE)
+    total = np.trapezoid(density, np.asarray(grey, float)) + np.exp(np.asarray(ends, float)).sum()
+    assert total == pytest.approx(1.0, abs=1e-4)
+
+
+SIGNAL = jnp.linspace(0.0, 2.0, DRAWS)  # dark to saturated
+
+
+def law(values):
+    mean = values["offset"] + values["gain"] * SIGNAL
+    return mean, noise_variance(mean, **values)
+
+
+@jax.jit
+def total_likelihood(grey, values):
+    return jnp.sum(log_likelihood(grey, *law(values), WHITE))
+
+
+@pytest.mark.parametrize("name", list(TRUTH))
+def test_likelihood_is_greatest_at_the_truth(name):
+    """Within three standard errors, which the curvature of the likelihood gives."""
+    grey = sample_grey(*law(TRUTH), WHITE, key=jax.random.key(5))
+    factors = np.linspace(0.94, 1.06, 7)
+    likelihood = [
+        float(total_likelihood(grey, {**TRUTH, name: TRUTH[name] * factor})) for factor in factors
+    ]
+    curvature, slope, _ = np.polyfit(factors - 1, likelihood, 2)
+    error = 1 / np.sqrt(-2 * curvature)
+    assert 0 < error < 0.05
+    assert -slope / (2 * curvature) == pytest.approx(0.0, abs=3 * error)
+
+
+def test_more_dose_means_less_relative_noise():
+    relative = [draw(130.0, dose_electrons=dose).std() / 110.0 for dose in (10.0, 40.0, 160.0)]
+    assert relative[0] > relative[1] > relative[2]
+    quiet = draw(130.0, dose_electrons=10.0, read_grey=0.0).std()
+    assert quiet / draw(130.0, dose_electrons=160.0, read_grey=0.0).std() == pytest.approx(
+        4, rel=0.02
+    )
+
+
+def test_darkness_has_amplifier_noise_only():
+    mean = jnp.array([20.0, 5.0])
+    np.testing.assert_allclose(np.asarray(noise_variance(mean, **TRUTH)), 9.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("read_grey", [2.0, 0.0])
+def test_gradients_at_zero_intensity_are_finite(read_grey):
+    """No signal, and even no noise at all: the roots and logarithms must not yield nan."""
+    signal = jnp.array([0.0, 0.0, 1.0])
+
+    def loss(values):
+        mean = values["offset"] + values["gain"] * signal
+        variance = noise_variance(mean, **values)
+        grey = sample_grey(mean, variance, WHITE, key=jax.random.key(0))
+        recorded = jnp.array([20.0, 0.0, WHITE])
+        return jnp.sum(grey) + jnp.sum(log_likelihood(recorded, mean, variance, WHITE))
+
+    values = {k: jnp.asarray(v) for k, v in {**TRUTH, "read_grey": read_grey}.items()}
+    for name, slope in jax.grad(loss)(values).items():
+        assert np.isfinite(float(slope)), name
+
+
+def test_gradient_flows_through_the_sample():
+    """The noise is reparametrised: a brighter mean moves every unsaturated sample up."""
+    slope = jax.grad(
+        lambda m: jnp.mean(sample_grey(m, jnp.full(100, 30.0), WHITE, key=jax.random.key(2)))
+    )(jnp.full(100, 130.0))
+    np.testing.assert_allclose(np.asarray(slope), 0.01, rtol=1e-5)
+
+
+def test_same_key_same_noise():
+    assert np.array_equal(draw(100.0, seed=7), draw(100.0, seed=7))
+    assert not np.array_equal(draw(100.0, seed=7), draw(100.0, seed=8))
