@@ -27,7 +27,7 @@ from fibnet.stages import WorkFolder
 from fibnet.train import PRESETS, Preset, train
 from fibsim import io as stack_io
 from fibsim.errors import InputError
-from fibsim.fit import FitSettings, fit_best_kind, grey_levels
+from fibsim.fit import FitSettings, check_fittable, fit_best_kind, grey_levels
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.stack import Stack
 
@@ -257,12 +257,14 @@ def reconstruct(
         The result, or None where ``stages`` leaves out the last ones.
 
     Raises:
-        InputError: unknown preset or stage; a stage whose forerunner is not finished; a work
-            folder of another stack or setting; a truth of another shape; a write that failed.
+        InputError: unknown preset or stage; a stack that cannot be fitted; a stage whose
+            forerunner is not finished; a work folder of another stack or setting; a truth of
+            another shape; a write that failed.
     """
     if preset not in PRESETS:
         raise InputError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}.")
     _check_stages(stages)
+    check_fittable(stack)
     if truth is not None and truth.shape != stack.images.shape[1:]:
         raise InputError(
             f"the truth has shape {truth.shape} but the stack {stack.images.shape[1:]} "

@@ -100,9 +100,10 @@ class Fit:
         use_compilation_cache()
         import jax
 
-        from fibsim.fit import FitSettings, fit_best_kind
+        from fibsim.fit import FitSettings, check_fittable, fit_best_kind
         from fibsim.instrument_file import InstrumentFile, save_instrument
 
+        check_fittable(stack)
         for warning in stack.warnings:
             announce(f"warning: {warning}")
         show = progress_bar("fit")

@@ -74,11 +74,10 @@ def material(name: str) -> Material:
         InputError: the name is not in `MATERIALS`.
     """
     if name not in MATERIALS:
-        near = difflib.get_close_matches(name, MATERIALS, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(
-            f"material {name!r} is unknown{hint} Expected one of {', '.join(MATERIALS)}."
-        )
+        same = [known for known in MATERIALS if known.lower() == name.lower()]
+        near = same or difflib.get_close_matches(name, MATERIALS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(MATERIALS)}."
+        raise InputError(f"material {name!r} is unknown; {hint}")
     atoms, density = MATERIALS[name]
     mass = {e: n * _WEIGHTS[e][1] for e, n in atoms.items()}
     total = sum(mass.values())

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from fibnet.cli import main as fibnet_main
 from fibsim.cli import main as fibsim_main
 
 HERE = Path(__file__).parent
@@ -156,6 +157,27 @@ def test_output_of_another_stack_or_foreign_files_are_refused(stack, whole, tmp_
     done = call("reconstruct", stack, "-o", tmp_path, "--preset", "quick")
     assert done.returncode == 2 and "mine.txt" in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--material", "au"], "did you mean 'Au'"),
+        (["--specimen", "foam"], "specimen kind 'foam'"),
+        (["--beam-kev", "1", "5000"], "5000"),
+        (["--pixel-nm", "0"], "pixel"),
+        (["--slice-nm", "-3"], "slice"),
+        (["--tilt-deg", "95"], "tilt"),
+        (["--presett", "quick"], "did you mean --preset?"),
+        (["--truth", "none.tif"], "none.tif"),
+    ],
+)
+def test_bad_options_write_nothing(stack, tmp_path, options, words, capsys):
+    out = tmp_path / "out"
+    assert fibnet_main(["reconstruct", str(stack), "-o", str(out), *options]) == 2
+    text = capsys.readouterr().err
+    assert words in text and text.startswith("error: ") and text.count("\n") == 1
+    assert not out.exists()
 
 
 def test_segment_and_evaluate_repeat_the_job(stack, whole, tmp_path):

@@ -76,3 +76,9 @@ def test_presets(name):
     assert float(preset(name).geometry.tilt_deg) == expected
     with pytest.raises(InputError, match="preset"):
         preset("sideways")
+
+
+@pytest.mark.parametrize(("name", "words"), [("au", "did you mean 'Au'"), ("xyz", "expected one")])
+def test_unknown_materials_are_named(name, words):
+    with pytest.raises(InputError, match=words):
+        make_instrument(beam_kev=[1.0], solid=name)

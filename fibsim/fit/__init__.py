@@ -4,6 +4,7 @@ from fibsim.fit.choose import fit_best_kind as fit_best_kind
 from fibsim.fit.first_guess import grey_levels as grey_levels
 from fibsim.fit.optimise import FitResult as FitResult
 from fibsim.fit.optimise import FitSettings as FitSettings
+from fibsim.fit.optimise import check_fittable as check_fittable
 from fibsim.fit.optimise import draw_sample as draw_sample
 from fibsim.fit.optimise import fit_instrument as fit_instrument
 from fibsim.fit.optimise import slices_below as slices_below
@@ -18,6 +19,7 @@ __all__ = [
     "FitSettings",
     "Unknown",
     "apply_unknowns",
+    "check_fittable",
     "default_unknowns",
     "draw_sample",
     "fit_best_kind",

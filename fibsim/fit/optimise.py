@@ -34,7 +34,14 @@ from fibsim.specimens import KINDS, draw
 from fibsim.specimens.specimen import Specimen
 from fibsim.stack import Stack
 
-__all__ = ["FitResult", "FitSettings", "draw_sample", "fit_instrument", "slices_below"]
+__all__ = [
+    "FitResult",
+    "FitSettings",
+    "check_fittable",
+    "draw_sample",
+    "fit_instrument",
+    "slices_below",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,6 +158,20 @@ def first_instrument(stack: Stack) -> Instrument:
         solid=stack.material or "Au",
         white_level=WHITE,
     )
+
+
+def check_fittable(stack: Stack, kind: str | None = None) -> None:
+    """Refuse, before any long work, a stack that a fit could not use.
+
+    Raises:
+        InputError: unknown material or specimen kind, a number of channels, voltage or geometry
+            out of range, or images too small.
+    """
+    kind = kind or stack.specimen
+    if kind is not None and kind not in KINDS:
+        raise InputError(f"specimen kind {kind!r} is unknown; expected one of {', '.join(KINDS)}.")
+    first_instrument(stack)
+    _split(stack.images, FitSettings())
 
 
 def match_contrast(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) -> Instrument:
@@ -330,8 +351,7 @@ def fit_instrument(
         InputError: unknown generator, or images too small.
     """
     settings = settings or FitSettings()
-    if kind not in KINDS:
-        raise InputError(f"specimen kind {kind!r} is unknown; expected one of {list(KINDS)}.")
+    check_fittable(stack, kind)
     grey = grey_levels(stack)
     part, held, shape = _split(grey, settings)
     guess = KINDS[kind].guess(guess_feature_nm(grey, stack.pixel_nm))
