@@ -11,6 +11,7 @@ The file holds an `Instrument` and, if a fit made it, the specimen generator and
     specimen: {kind: waves, solid_fraction: 0.37, ligament_nm: 35.0}
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
@@ -86,7 +87,8 @@ def save_instrument(path: str | Path, content: InstrumentFile) -> None:
         partial.write_text(text)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error.strerror}; choose another place.") from error
 
 
@@ -111,9 +113,11 @@ def load_instrument(path: str | Path) -> InstrumentFile:
             f"{path} is not an instrument file of version {_VERSION} (its first line should read "
             f"'fibsim_instrument: {_VERSION}'); give one that fibsim fit or fibsim simulate wrote."
         )
-    raw = {k: v for k, v in raw.items() if k != "fibsim_instrument"}
+    raw = {str(k): v for k, v in raw.items() if k != "fibsim_instrument"}
     specimen = _mapping(path, raw.pop("specimen", {}) or {}, "specimen")
     detectors = raw.pop("detectors", None)
+    if detectors is not None and not isinstance(detectors, list):
+        raise InputError(f"{path}: detectors is {detectors!r}, expected a list, one per channel.")
     if "beam_kev" not in raw:
         raise InputError(f"{path} names no beam_kev; add a list with one energy per channel.")
     solid = _mapping(path, raw.get("solid", {}), "solid")
@@ -137,7 +141,7 @@ def load_instrument(path: str | Path) -> InstrumentFile:
     instrument = replace_by_name(base, values)
     validate_instrument(instrument)
     kind = specimen.pop("kind", None)
-    parameters = {k: float(_numbers(path, f"specimen.{k}", v)) for k, v in specimen.items()}
+    parameters = {str(k): _number(path, f"specimen.{k}", v) for k, v in specimen.items()}
     return InstrumentFile(instrument=instrument, kind=kind, specimen=parameters)
 
 
@@ -145,6 +149,13 @@ def _mapping(path: Path, value: Any, name: str) -> dict:
     if not isinstance(value, dict):
         raise InputError(f"{path}: {name} is {value!r}, expected 'name: value' pairs below it.")
     return dict(value)
+
+
+def _number(path: Path, name: str, value: Any) -> float:
+    array = _numbers(path, name, value)
+    if array.ndim:
+        raise InputError(f"{path}: {name} is {value!r}, expected one number.")
+    return float(array)
 
 
 def _numbers(path: Path, name: str, value: Any) -> np.ndarray:

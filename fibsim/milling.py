@@ -74,7 +74,9 @@ def sample_milling(
         now = _CURTAIN_MEMORY * previous + (1 - _CURTAIN_MEMORY**2) ** 0.5 * fresh
         return now, now
 
-    _, curtains = jax.lax.scan(persist, smooth[0], smooth)
+    # The first slice is drawn at full size, so that the memory starts in its steady state.
+    _, later = jax.lax.scan(persist, smooth[0], smooth[1:])
+    curtains = jnp.concatenate([smooth[:1], later])
     return Milling(
         thickness_nm=nominal * jnp.maximum(stretch, _THINNEST),
         drift_nm=faults.drift_nm * jax.random.normal(keys[1], (k, 2), dtype),

@@ -59,7 +59,7 @@ def _check(specimen: Specimen, instrument: Instrument, num_slices: int, sublayer
             f"num_slices={num_slices} and sublayers={sublayers} must both be at least 1."
         )
     geometry = instrument.geometry
-    if isinstance(geometry.pixel_nm, jax.core.Tracer):
+    if any(isinstance(v, jax.core.Tracer) for v in (geometry.pixel_nm, geometry.slice_nm)):
         return  # inside a transformation: values are unknown, the caller's check holds
     pixel, depth = float(geometry.pixel_nm), specimen.solid.shape[0] * specimen.voxel_nm[0]
     if any(abs(v / pixel - 1) > 1e-3 for v in specimen.voxel_nm[1:]):

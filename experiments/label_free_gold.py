@@ -1,0 +1,39 @@
+"""Does the main job give the right volume of a stack whose truth it never sees?
+
+Claim: with the standard preset and no labels, on an independent Monte Carlo's stack of nanoporous
+gold (1, 2, 5 kV; tilt not stated), Dice is above 0.93, where the best Otsu reaches 0.83 and k-means
+0.81.
+
+Command: ``python experiments/label_free_gold.py --out FOLDER`` (at most 25 minutes on 2 cores).
+Needs the shared data. The truth is read after the reconstruction has ended, for scoring only.
+
+Measured (seed 0): Dice 0.941, porosity 0.627 (truth 0.634); estimated tilt 38.3 degrees (stated
+with the data: 38); held-out distance 0.313 with the default instrument, 0.057 fitted, 0.055
+between parts of the stack itself; 25 CPU-minutes.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(__file__).resolve().parents[2] / "shared" / "data" / "instrument_a"
+    parser.add_argument("--data", type=Path, default=default)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--preset", default="standard")
+    parser.add_argument("--seed", default="0")
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        raise SystemExit(f"{options.data} is absent; give the folder with --data")
+    fibnet = [sys.executable, "-m", "fibnet.cli"]
+    work = ["reconstruct", options.data, "--out", options.out, "--preset", options.preset]
+    subprocess.run([*fibnet, *map(str, work), "--seed", options.seed], check=True)
+    score = ["evaluate", options.out / "label.tif", "--truth", options.data / "truth.tif"]
+    subprocess.run([*fibnet, *map(str, score), "--stack", str(options.data)], check=True)
+
+
+if __name__ == "__main__":
+    main()
