@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fibsim
+from fibsim.electrons import backscatter_depth_nm
 from fibsim.interaction import bulk_yields, channel_coefficients
 from fibsim.render import wall_density
 from fibsim.specimens import make_specimen
@@ -99,11 +100,14 @@ def test_film_over_vacuum(layers, fraction):
     secondary, backscatter = emitted(fraction * (Z < layers), lens)
     c = channel_coefficients(lens)
     t = LAYER_NM * layers * fraction
+    # Half of the backscattered electrons come from above their median depth, and secondaries from
+    # the escape depth of 1.2 nm.
+    depth = float(backscatter_depth_nm(2.0, lens.solid))
     for signal, peak, mu in (
-        (backscatter, c.eta[1], c.bse_attenuation[1]),
-        (secondary, c.delta[0], c.se_attenuation[0]),
+        (backscatter, c.eta[1], np.log(2) / depth),
+        (secondary, c.delta[0], 1 / 1.2),
     ):
-        expected = float(peak) * (1 - np.exp(-float(mu) * t))
+        expected = float(peak) * (1 - np.exp(-mu * t))
         np.testing.assert_allclose(signal[0], expected, rtol=1e-4)
 
 
