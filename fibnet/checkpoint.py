@@ -15,7 +15,14 @@ from orbax.checkpoint.experimental import v1 as ocp
 
 from fibsim.errors import InputError
 
-__all__ = ["all_steps", "latest_step", "load_checkpoint", "prune", "save_checkpoint"]
+__all__ = [
+    "all_steps",
+    "latest_step",
+    "load_checkpoint",
+    "load_description",
+    "prune",
+    "save_checkpoint",
+]
 
 _NAME = re.compile(r"step_(\d{6,})$")
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from fibsim.errors import InputError
 from fibsim.fit import (
     apply_unknowns,
     default_unknowns,
@@ -16,6 +18,8 @@ from fibsim.fit import (
     start_point,
 )
 from fibsim.instrument import Instrument
+from fibsim.instrument_file import load_instrument
+from fibsim.specimens import KINDS
 
 __all__ = [
     "SimulatedData",
@@ -24,6 +28,7 @@ __all__ = [
     "draw_stack",
     "draw_training_stack",
     "grey_statistics",
+    "source_from_file",
 ]
 
 # Standard deviation of the randomisation around the fit, in the free space of the fit's
@@ -92,6 +97,28 @@ class SimulatedData:
     side_px: int = 128
     sublayers: int = 3
     below_slices: int | None = None
+
+
+def source_from_file(path: str | Path) -> Source:
+    """What to simulate, from an instrument file with a specimen section.
+
+    Raises:
+        InputError: the file is bad or names no (known) specimen.
+    """
+    content = load_instrument(path)
+    if content.kind not in KINDS:
+        raise InputError(
+            f"{path} names the specimen kind {content.kind!r}, expected one of {list(KINDS)}; add "
+            "a section 'specimen: {kind: ..., ...}' or let fibsim fit write the file."
+        )
+    geometry = content.instrument.geometry
+    return Source(
+        instrument=content.instrument,
+        specimen={k: jnp.asarray(v, float) for k, v in content.specimen.items()},
+        kind=content.kind,
+        slice_nm=round(float(geometry.slice_nm), 6),
+        pixel_nm=round(float(geometry.pixel_nm), 6),
+    )
 
 
 def deep_enough(data: SimulatedData, source: Source) -> SimulatedData:

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fibnet.baselines import all_baselines
-from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack
+from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack, source_from_file
 from fibnet.metrics import scores
 from fibnet.model import ModelConfig
 from fibnet.morphology import as_rows, measure
@@ -28,7 +27,7 @@ from fibnet.train import PRESETS, Preset, train
 from fibsim import io as stack_io
 from fibsim.errors import InputError
 from fibsim.fit import FitSettings, check_fittable, fit_best_kind, grey_levels
-from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
+from fibsim.instrument_file import InstrumentFile, save_instrument
 from fibsim.stack import Stack
 
 __all__ = ["STAGES", "Reconstruction", "reconstruct"]
@@ -96,14 +95,7 @@ class _Job:
         save_instrument(self.out / "instrument.yaml", content)
 
     def source(self) -> Source:
-        content = load_instrument(self.out / "instrument.yaml")
-        return Source(
-            instrument=content.instrument,
-            specimen={k: jnp.asarray(v, float) for k, v in content.specimen.items()},
-            kind=content.kind,
-            slice_nm=self.stack.slice_nm,
-            pixel_nm=self.stack.pixel_nm,
-        )
+        return source_from_file(self.out / "instrument.yaml")
 
     # -- train -------------------------------------------------------------------------------
 

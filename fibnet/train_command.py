@@ -5,10 +5,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 
-from fibnet.data import Source
+from fibnet.data import source_from_file
 from fibnet.model import ModelConfig
 from fibnet.segment import predict
 from fibnet.segmenter import Segmenter, load_segmenter, save_segmenter
@@ -17,33 +16,9 @@ from fibnet.train import PRESETS, train
 from fibsim import io
 from fibsim.errors import InputError
 from fibsim.fit import grey_levels
-from fibsim.instrument_file import load_instrument
-from fibsim.specimens import KINDS
 from fibsim.stack import Stack
 
-__all__ = ["check_channels", "segment_to_folder", "source_from_file", "train_to_folder"]
-
-
-def source_from_file(path: str | Path) -> Source:
-    """What to simulate, from an instrument file with a specimen section.
-
-    Raises:
-        InputError: the file is bad or names no (known) specimen.
-    """
-    content = load_instrument(path)
-    if content.kind not in KINDS:
-        raise InputError(
-            f"{path} names the specimen kind {content.kind!r}, expected one of {list(KINDS)}; add "
-            "a section 'specimen: {kind: ..., ...}' or let fibsim fit write the file."
-        )
-    geometry = content.instrument.geometry
-    return Source(
-        instrument=content.instrument,
-        specimen={k: jnp.asarray(v, float) for k, v in content.specimen.items()},
-        kind=content.kind,
-        slice_nm=round(float(geometry.slice_nm), 6),
-        pixel_nm=round(float(geometry.pixel_nm), 6),
-    )
+__all__ = ["check_channels", "segment_to_folder", "train_to_folder"]
 
 
 def train_to_folder(

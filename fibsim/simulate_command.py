@@ -16,14 +16,9 @@ from fibsim.simulate import Sample, default_sublayers, sample_stack
 from fibsim.specimens import KINDS, Specimen, make, resample, specimen_from_file
 from fibsim.stack import Channel
 
-__all__ = ["channel_name", "record", "simulate_to_folder", "write_sample"]
+__all__ = ["record", "simulate_to_folder", "write_sample"]
 
 _BELOW = 6
-
-
-def channel_name(beam_kev: float, detector: str) -> str:
-    """For example ``1kV_SE``."""
-    return f"{beam_kev:g}kV_{detector}"
 
 
 def _instrument(name: str, beam_kev: tuple[float, ...]) -> InstrumentFile:
@@ -80,7 +75,7 @@ def write_sample(folder: Path, sample: Sample, instrument: Instrument) -> None:
     geometry = instrument.geometry
     voxel = (float(geometry.slice_nm), float(geometry.pixel_nm), float(geometry.pixel_nm))
     channels = [
-        Channel(beam_kev=float(e), detector=d, name=channel_name(float(e), d))
+        Channel(beam_kev=float(e), detector=d)
         for e, d in zip(instrument.beam_kev, instrument.detectors, strict=True)
     ]
     grey = np.asarray(sample.images) / np.asarray(instrument.noise.white_level)[:, None, None, None]

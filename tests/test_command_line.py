@@ -104,7 +104,7 @@ def kill_when(command, reached):
     )
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(process.stdout), daemon=True)
-    # The thread appends as lines come: extend() of a generator grows the list line by line.
+    # Lines are read beside the waiting; extend() grows the list as they come.
     reader.start()
     while process.poll() is None and not reached("".join(lines)):
         time.sleep(0.005)

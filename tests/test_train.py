@@ -80,7 +80,7 @@ def test_soft_dice_and_loss_limits():
 
 
 def test_parameter_count_follows_the_architecture():
-    # stem 24 -> 4 and blocks of 2 norms.., by hand for widths (4, 8), fold 2, 6 inputs
+    # by hand for widths (4, 8), fold 2 and 6 inputs: stem 24 -> 4, head 4 -> 4
     model = make_model(CONFIG, seed=0)
     conv = lambda i, o, k: i * o * k * k + o  # noqa: E731
     block = lambda w: 2 * w + 2 * conv(w, w, 3)  # noqa: E731

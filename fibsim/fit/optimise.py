@@ -145,10 +145,9 @@ def draw_sample(
 
 def first_instrument(stack: Stack) -> Instrument:
     """Textbook instrument of the stack's channels and geometry; a guessed tilt if none is given."""
-    grey = grey_levels(stack)
     tilt = stack.tilt_deg
     if tilt is None:
-        tilt = guess_tilt_deg(grey, stack.pixel_nm, stack.slice_nm)
+        tilt = guess_tilt_deg(grey_levels(stack), stack.pixel_nm, stack.slice_nm)
     return make_instrument(
         beam_kev=[c.beam_kev for c in stack.channels],
         detectors=[c.detector for c in stack.channels],

@@ -13,7 +13,17 @@ from jaxtyping import Array
 
 from fibsim.instrument import Instrument, leaves_by_name, replace_by_name
 
-__all__ = ["SPECIMEN_PREFIX", "Unknown", "apply_unknowns", "default_unknowns", "to_free"]
+__all__ = [
+    "SPECIMEN_PREFIX",
+    "Unknown",
+    "apply_unknowns",
+    "default_unknowns",
+    "from_free",
+    "log_prior",
+    "specimen_unknowns",
+    "start_point",
+    "to_free",
+]
 
 SPECIMEN_PREFIX = "specimen."
 
