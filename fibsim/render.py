@@ -4,20 +4,23 @@ What is seen from a plane is its layer laid over what is seen from the plane bel
 from the deepest layer upwards yields every slice of the stack, in O(voxels) whatever the
 interaction depth::
 
-    B_k = eta (1 - t_b) g_b  +  t_b p_b B_{k+1}
-    S_k = delta (1 - t_s) g_s (1 + b B_k)  +  t_s p_s S_{k+1}
+    dB/dh = mu_b rho eta g_b - (mu_b rho + w_b (1 - rho)) B
+    dS/dh = mu_s rho delta g_s (1 + b B) - (mu_s rho + w_s (1 - rho)) S
 
-with B backscattered and S secondary electrons per beam electron, solid fraction rho, layer
-thickness h and, for the solid and the pore part of a layer,
+with B backscattered and S secondary electrons per beam electron, h the thickness laid on so far
+and rho the solid fraction. Within a layer rho is constant and both equations are solved exactly,
+so the image does not depend on how many layers a homogeneous stretch is cut into. In them
 
-    t = exp(-mu rho h)            solid: attenuation, `Coefficients.bse_attenuation` or se_
-    p = exp(-w (1 - rho) h)       pore: what is lost on the way out to walls at that height
-    w = loss * wall,  wall = sum_i (1/s_i) G(s_i) * rho / 1.81
+    mu                            solid: attenuation, `Coefficients.bse_attenuation` or se_
+    w = loss * wall               pore: what is lost on the way out to walls at that height
+    wall = (sum_i (1/s_i) G(s_i) * rho + <rho>/s_max) / 1.81
     g = 1 + incidence * tan(tilt) * facing slope      (and for S times the edge brightness,
         1 + edge_gain * (1 - G(edge_nm) * rho))
 
-``wall`` is 1/r in the middle of a round pore of radius r, at every scale between the pixel and a
-quarter of the image, since ``sum_i exp(-r^2 / 2 s_i^2) / s_i ~ 1.81 / r`` for s_i = 2^i. Limits:
+``wall`` is 1/r in the middle of a round pore of radius r, since
+``sum_i exp(-r^2 / 2 s_i^2) / s_i ~ 1.81 / r`` for s_i = 2^i from the pixel to s_max, a quarter of
+the image; the scales above it, which see the mean solid fraction of the layer, add up to
+``<rho>/s_max``, so that a crop has the wall density of the whole. Limits:
 bulk gives ``B = eta``, ``S = delta (1 + b eta)`` exactly; a film of thickness t over vacuum
 ``eta (1 - exp(-mu t))``; an infinite film over a gap over bulk has the eta of bulk up to the
 pore loss. From slice to slice the carried scene is changed twice: the beam leans, so it shifts by
@@ -34,12 +37,13 @@ from jaxtyping import Array, Float
 
 from fibsim.instrument import Geometry
 from fibsim.interaction import Coefficients
-from fibsim.resample import filter_lateral, sample_depth, shift_lateral
+from fibsim.resample import average_depth, filter_lateral, shift_lateral
 
 __all__ = ["Emission", "Layers", "facing_slope", "mill_layers", "render_channel", "wall_density"]
 
 # sum over s = 2^i of exp(-r^2 / 2 s^2) / s, times r, in the continuum limit: sqrt(pi/2) / ln 2.
 _WALL_NORM = 1.8081
+_TINY = 1e-12  # keeps 0 / 0 out of empty layers
 
 
 @jax.tree_util.register_dataclass
@@ -77,10 +81,13 @@ def wall_density(
     scales = [2.0**i for i in range(largest.bit_length())]
 
     def transfer(q2):
-        return sum(jnp.exp(-q2 * s**2 / 2) / s for s in scales) / _WALL_NORM
+        return sum(jnp.exp(-q2 * s**2 / 2) / s for s in scales)
 
+    # sum of 1/s over all larger scales 2^i is 1/s_max.
+    far = jnp.mean(rho, axis=(-2, -1), keepdims=True) / scales[-1]
     # Fourier ringing may leave a trace of negative density far from any wall.
-    return jnp.maximum(filter_lateral(rho, transfer, periodic=periodic), 0.0) / pixel_nm
+    wall = jnp.maximum(filter_lateral(rho, transfer, periodic=periodic) + far, 0.0)
+    return wall / (_WALL_NORM * pixel_nm)
 
 
 def mill_layers(
@@ -93,17 +100,20 @@ def mill_layers(
     below: int,
     periodic: bool,
 ) -> Layers:
-    """Resample the specimen onto ``sublayers`` layers per slice, sheared along the beam.
+    """Average the specimen over ``sublayers`` layers per slice, sheared along the beam.
 
     Face 0 is the top of the specimen. ``below`` further slices of nominal thickness follow the
-    last face; depths past the specimen's end repeat its last layer.
+    last face; depths past the specimen's end repeat its last layer. Averages, not values at the
+    layers' centres: what the beam crosses does not depend on how finely it is cut.
     """
     thickness = jnp.concatenate([thickness_nm, jnp.broadcast_to(geometry.slice_nm, (below,))])
     face = jnp.cumsum(thickness) - thickness
-    step = (jnp.arange(sublayers) + 0.5) / sublayers
-    depth = thickness[:, None] * step  # below the slice's own face
-    centre = (face[:, None] + depth).reshape(-1)
-    rho = sample_depth(solid, centre / voxel_z_nm - 0.5)
+    height = thickness / sublayers
+    depth = height[:, None] * (jnp.arange(sublayers) + 0.5)  # of centres, below the own face
+    top = face[:, None] + depth - height[:, None] / 2
+    rho = average_depth(
+        solid, top.reshape(-1) / voxel_z_nm, jnp.repeat(height, sublayers) / voxel_z_nm
+    )
     lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg)) / geometry.pixel_nm
     wall = wall_density(rho, geometry.pixel_nm, periodic=periodic)
 
@@ -117,7 +127,7 @@ def mill_layers(
     return Layers(
         rho=jnp.clip(sheared[:, 0], 0.0, 1.0).reshape(shape),
         wall=jnp.maximum(sheared[:, 1], 0.0).reshape(shape),
-        height_nm=thickness / sublayers,
+        height_nm=height,
         shift_px=thickness * lean,
     )
 
@@ -133,6 +143,15 @@ def facing_slope(rho: Float[Array, "... y x"], *, periodic: bool) -> Array:
     before = shift_lateral(smooth, -one, axis=-2, periodic=periodic)
     after = shift_lateral(smooth, one, axis=-2, periodic=periodic)
     return (before - after) / 2
+
+
+def _decay_mean(x: Array, y: Array | float) -> Array:
+    """``(exp(-x) - exp(-y)) / (y - x)``, the mean of ``exp(-x u - y (1 - u))`` over u in 0..1."""
+    difference = y - x
+    near = jnp.abs(difference) < 0.02
+    safe = jnp.where(near, 1.0, difference)
+    series = jnp.exp(-(x + y) / 2) * (1.0 + difference**2 / 24)
+    return jnp.where(near, series, (jnp.exp(-x) - jnp.exp(-y)) / safe)
 
 
 def render_channel(
@@ -162,23 +181,27 @@ def render_channel(
     bse_factor = jnp.maximum(1.0 + c.bse_incidence * slope, 0.0)
 
     # All that does not depend on the carry is computed for the whole volume at once, so that a
-    # step of the scan is two multiply-adds: fast forward, and little to store for the gradient.
+    # step of the scan is a few multiply-adds: fast forward, and little to store for the gradient.
     height = layers.height_nm[:, None, None, None]
     solid_nm = layers.rho * height
     pore = (height - solid_nm) * layers.wall
-    t_b = jnp.exp(-c.bse_attenuation * solid_nm)
-    t_s = jnp.exp(-c.se_attenuation * solid_nm)
-    own_b = c.eta * (1.0 - t_b) * bse_factor
-    own_s = c.delta * (1.0 - t_s) * se_factor
-    pass_b = t_b * jnp.exp(-c.bse_wall_loss * pore)
-    pass_s = t_s * jnp.exp(-c.se_wall_loss * pore)
+    a_b, a_s = c.bse_attenuation * solid_nm, c.se_attenuation * solid_nm
+    k_b, k_s = a_b + c.bse_wall_loss * pore, a_s + c.se_wall_loss * pore
+    pass_b, pass_s = jnp.exp(-k_b), jnp.exp(-k_s)
+    own_b = c.eta * bse_factor * a_b * _decay_mean(k_b, 0.0)
+    # Secondaries of the layer: released by the beam, by backscatter of the layer itself, and by
+    # what comes from below, each averaged over the layer.
+    released = c.delta * se_factor * a_s
+    below = _decay_mean(k_b, k_s)
+    itself = c.eta * bse_factor * a_b / (k_b + _TINY) * (_decay_mean(k_s, 0.0) - below)
+    own_s = released * (_decay_mean(k_s, 0.0) + c.se_by_bse * itself)
+    by_back = released * c.se_by_bse * below
 
     def one_layer(carry, layer):
         back, second = carry
-        own_b, pass_b, own_s, pass_s = layer
-        back = own_b + pass_b * back
-        second = own_s * (1.0 + c.se_by_bse * back) + pass_s * second
-        return (back, second), None
+        own_b, pass_b, own_s, pass_s, by_back = layer
+        second = own_s + by_back * back + pass_s * second
+        return (own_b + pass_b * back, second), None
 
     def one_slice(carry, inputs):
         *layers_of_slice, mean_rho, thickness, shift = inputs
@@ -194,6 +217,7 @@ def render_channel(
     ground = jnp.mean(layers.rho[-1, -1]) * jnp.ones_like(layers.rho[-1, -1])
     start = (c.eta * ground, c.delta * (1.0 + c.se_by_bse * c.eta) * ground)
     thickness = layers.height_nm * layers.rho.shape[1]
-    xs = (own_b, pass_b, own_s, pass_s, jnp.mean(layers.rho, 1), thickness, layers.shift_px)
+    terms = (own_b, pass_b, own_s, pass_s, by_back)
+    xs = (*terms, jnp.mean(layers.rho, 1), thickness, layers.shift_px)
     _, (back, second) = jax.lax.scan(one_slice, start, xs, reverse=True)
     return Emission(secondary=second[:num_slices], backscatter=back[:num_slices])
