@@ -1,4 +1,4 @@
-"""The ``fibsim`` command: inspect, simulate, fit, doctor. JAX is loaded only by what needs it."""
+"""The ``fibsim`` command and its subcommands. JAX is loaded only by what needs it."""
 
 import dataclasses
 import sys
@@ -132,6 +132,72 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True)
+class Montecarlo:
+    """Electron by electron: images of a voxel specimen, or the yields of a flat material."""
+
+    specimen: tyro.conf.Positional[str]
+    """TIFF volume of phase numbers, or the name of a material (then its bulk yields are
+    printed)."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("montecarlo")
+    """Folder to write; must not hold anything yet."""
+    materials: tuple[str, ...] = ("vacuum", "Au")
+    """Material of phase 0, 1 ...; vacuum or resin for pores."""
+    voxel_nm: tuple[float, float, float] | None = None
+    """Voxel size (z y x) if the file does not state it."""
+    beam_kev: tuple[float, ...] = (1.0, 2.0, 5.0)
+    """Beam energies."""
+    slices: int = 1
+    """Faces to image."""
+    slice_nm: float = 10.0
+    """Distance between faces."""
+    first_nm: float = 0.0
+    """Depth of the first face."""
+    pixel_nm: float = 4.0
+    """Side of a pixel."""
+    tilt_deg: float = 0.0
+    """Angle between beam and slice normal."""
+    probe_nm: float = 1.5
+    """Standard deviation of the probe."""
+    detectors: tuple[str, ...] = ("SE", "BSE")
+    """SE, BSE, InLens, ESB, BSE-high-angle, BSE-low-angle or transmitted."""
+    electrons: int = 100
+    """Beam electrons per pixel (per energy and material: times 1000)."""
+    periodic: bool = False
+    """Whether the specimen repeats in y and x."""
+    elastic: str = "mott"
+    """Elastic scattering: mott or browning."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def run(self) -> None:
+        from fibsim.montecarlo_command import image_to_folder, is_material, print_bulk
+
+        use_compilation_cache()
+        options = dict(
+            beam_kev=self.beam_kev, tilt_deg=self.tilt_deg, detectors=self.detectors,
+            seed=self.seed, elastic=self.elastic, announce=announce,
+        )  # fmt: skip
+        if is_material(self.specimen):
+            print_bulk(self.specimen, electrons=1000 * self.electrons, **options)
+            return
+        image_to_folder(
+            Path(self.specimen),
+            self.out,
+            materials=self.materials,
+            voxel_nm=self.voxel_nm,
+            slices=self.slices,
+            slice_nm=self.slice_nm,
+            first_nm=self.first_nm,
+            pixel_nm=self.pixel_nm,
+            probe_nm=self.probe_nm,
+            electrons=self.electrons,
+            periodic=self.periodic,
+            progress=progress_bar,
+            **options,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Show versions, devices and memory, and run a tiny simulation as a check."""
 
@@ -165,7 +231,13 @@ class Doctor:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of ``fibsim``."""
-    commands = {"inspect": Inspect, "simulate": Simulate, "fit": Fit, "doctor": Doctor}
+    commands = {
+        "inspect": Inspect,
+        "simulate": Simulate,
+        "fit": Fit,
+        "montecarlo": Montecarlo,
+        "doctor": Doctor,
+    }
     return run_command("fibsim", commands, "Differentiable FIB-SEM forward model.", argv)
 
 

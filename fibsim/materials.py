@@ -1,7 +1,12 @@
-"""What the solid is made of: mean atomic number, mean atomic weight and density."""
+"""What solids are made of.
+
+`Material` holds the few means that the forward model's laws need, as array leaves that can be
+fitted; `Composition` lists the elements, as the Monte Carlo needs them.
+"""
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +14,7 @@ from jaxtyping import Array, Float
 
 from fibsim.errors import InputError
 
-__all__ = ["MATERIALS", "Material", "material"]
+__all__ = ["MATERIALS", "Composition", "Material", "composition", "material"]
 
 
 @jax.tree_util.register_dataclass
@@ -33,13 +38,31 @@ class Material:
     name: str = dataclasses.field(default="custom", metadata=dict(static=True))
 
 
-# Standard atomic weights (IUPAC 2021) of the elements that the table below needs.
-_WEIGHTS = {
-    "H": (1, 1.008), "Li": (3, 6.94), "C": (6, 12.011), "N": (7, 14.007), "O": (8, 15.999),
-    "Al": (13, 26.982), "Si": (14, 28.085), "Ca": (20, 40.078), "Ti": (22, 47.867),
-    "Mn": (25, 54.938), "Co": (27, 58.933), "Ni": (28, 58.693), "Cu": (29, 63.546),
-    "Y": (39, 88.906), "Zr": (40, 91.224), "Ag": (47, 107.868), "Sn": (50, 118.71),
-    "W": (74, 183.84), "Pt": (78, 195.084), "Au": (79, 196.967),
+# symbol -> (atomic number, standard atomic weight; IUPAC 2021, of unstable elements the mass
+# number of the longest-lived isotope).
+_ELEMENTS = {
+    "H": (1, 1.008), "He": (2, 4.0026), "Li": (3, 6.94), "Be": (4, 9.0122), "B": (5, 10.81),
+    "C": (6, 12.011), "N": (7, 14.007), "O": (8, 15.999), "F": (9, 18.998), "Ne": (10, 20.180),
+    "Na": (11, 22.990), "Mg": (12, 24.305), "Al": (13, 26.982), "Si": (14, 28.085),
+    "P": (15, 30.974), "S": (16, 32.06), "Cl": (17, 35.45), "Ar": (18, 39.95), "K": (19, 39.098),
+    "Ca": (20, 40.078), "Sc": (21, 44.956), "Ti": (22, 47.867), "V": (23, 50.942),
+    "Cr": (24, 51.996), "Mn": (25, 54.938), "Fe": (26, 55.845), "Co": (27, 58.933),
+    "Ni": (28, 58.693), "Cu": (29, 63.546), "Zn": (30, 65.38), "Ga": (31, 69.723),
+    "Ge": (32, 72.630), "As": (33, 74.922), "Se": (34, 78.971), "Br": (35, 79.904),
+    "Kr": (36, 83.798), "Rb": (37, 85.468), "Sr": (38, 87.62), "Y": (39, 88.906),
+    "Zr": (40, 91.224), "Nb": (41, 92.906), "Mo": (42, 95.95), "Tc": (43, 97),
+    "Ru": (44, 101.07), "Rh": (45, 102.91), "Pd": (46, 106.42), "Ag": (47, 107.868),
+    "Cd": (48, 112.41), "In": (49, 114.82), "Sn": (50, 118.71), "Sb": (51, 121.76),
+    "Te": (52, 127.60), "I": (53, 126.90), "Xe": (54, 131.29), "Cs": (55, 132.91),
+    "Ba": (56, 137.33), "La": (57, 138.91), "Ce": (58, 140.12), "Pr": (59, 140.91),
+    "Nd": (60, 144.24), "Pm": (61, 145), "Sm": (62, 150.36), "Eu": (63, 151.96),
+    "Gd": (64, 157.25), "Tb": (65, 158.93), "Dy": (66, 162.50), "Ho": (67, 164.93),
+    "Er": (68, 167.26), "Tm": (69, 168.93), "Yb": (70, 173.05), "Lu": (71, 174.97),
+    "Hf": (72, 178.49), "Ta": (73, 180.95), "W": (74, 183.84), "Re": (75, 186.21),
+    "Os": (76, 190.23), "Ir": (77, 192.22), "Pt": (78, 195.084), "Au": (79, 196.967),
+    "Hg": (80, 200.59), "Tl": (81, 204.38), "Pb": (82, 207.2), "Bi": (83, 208.98),
+    "Po": (84, 209), "At": (85, 210), "Rn": (86, 222), "Fr": (87, 223), "Ra": (88, 226),
+    "Ac": (89, 227), "Th": (90, 232.04), "Pa": (91, 231.04), "U": (92, 238.03),
 }  # fmt: skip
 
 # name -> (atoms per formula unit, density in g/cm3 at room temperature, CRC Handbook of
@@ -67,25 +90,100 @@ MATERIALS: dict[str, tuple[dict[str, float], float]] = {
 }
 
 
+# Energy (eV) that releases one secondary, and escape depth (nm), by kind of solid: depths from
+# Seiler 1983 (doi 10.1063/1.332840), energies such that the Monte Carlo's yield peaks near the
+# middle of the measured ones (which differ by a factor of two between laboratories).
+_SECONDARIES = {"metal": (25.0, 1.0), "semiconductor": (20.0, 2.0), "insulator": (13.0, 4.0)}
+_SEMICONDUCTORS = ("Si", "C", "graphite")
+_INSULATORS = ("SiO2", "Al2O3", "ZrO2", "YSZ", "CaCO3", "NMC", "resin")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Composition:
+    """Elements of a homogeneous phase.
+
+    Attributes:
+        elements: (atomic number, atomic weight in g/mol, weight fraction) of every element.
+        density_g_cm3: mass density.
+        se_energy_ev: energy loss that releases one secondary electron inside.
+        se_escape_nm: attenuation length of secondaries.
+    """
+
+    name: str
+    elements: tuple[tuple[int, float, float], ...]
+    density_g_cm3: float
+    se_energy_ev: float = _SECONDARIES["metal"][0]
+    se_escape_nm: float = _SECONDARIES["metal"][1]
+
+
+def _known(name: str) -> None:
+    if name not in MATERIALS:
+        same = [known for known in MATERIALS if known.lower() == name.lower()]
+        near = same or difflib.get_close_matches(name, MATERIALS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(MATERIALS)}."
+        raise InputError(f"material {name!r} is unknown; {hint}")
+
+
+def composition(
+    name: str,
+    *,
+    weight_fractions: Mapping[str, float] | None = None,
+    density_g_cm3: float | None = None,
+) -> Composition:
+    """A material of the table, or an alloy or compound by weight fractions and density.
+
+    ``composition("ZrO2")``, or
+    ``composition("brass", weight_fractions={"Cu": 0.7, "Zn": 0.3}, density_g_cm3=8.5)``.
+
+    Raises:
+        InputError: unknown name or element, fractions that do not add up to 1, no density.
+    """
+    if weight_fractions is None:
+        _known(name)
+        atoms, density = MATERIALS[name]
+        mass = {e: n * _ELEMENTS[e][1] for e, n in atoms.items()}
+        total = sum(mass.values())
+        weight_fractions = {e: m / total for e, m in mass.items()}
+        density_g_cm3 = density if density_g_cm3 is None else density_g_cm3
+    unknown = [e for e in weight_fractions if e not in _ELEMENTS]
+    if unknown:
+        raise InputError(f"{name}: element {unknown[0]!r} is unknown; use symbols from H to U.")
+    total = sum(weight_fractions.values())
+    if abs(total - 1) > 1e-3 or any(w <= 0 for w in weight_fractions.values()):
+        raise InputError(
+            f"{name}: weight fractions add up to {total:g}; give positive ones of sum 1."
+        )
+    if density_g_cm3 is None or not 0.001 < density_g_cm3 < 30:
+        raise InputError(f"{name}: density is {density_g_cm3}; give it in g/cm3, 0.001 to 30.")
+    kind = (
+        "semiconductor"
+        if name in _SEMICONDUCTORS
+        else "insulator"
+        if name in _INSULATORS
+        else "metal"
+    )
+    energy, escape = _SECONDARIES[kind]
+    return Composition(
+        name=name,
+        elements=tuple((*_ELEMENTS[e], w / total) for e, w in weight_fractions.items()),
+        density_g_cm3=float(density_g_cm3),
+        se_energy_ev=energy,
+        se_escape_nm=escape,
+    )
+
+
 def material(name: str) -> Material:
     """Look up a material of the table by name (case matters: ``"Co"`` is not ``"CO"``).
 
     Raises:
         InputError: the name is not in `MATERIALS`.
     """
-    if name not in MATERIALS:
-        same = [known for known in MATERIALS if known.lower() == name.lower()]
-        near = same or difflib.get_close_matches(name, MATERIALS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(MATERIALS)}."
-        raise InputError(f"material {name!r} is unknown; {hint}")
-    atoms, density = MATERIALS[name]
-    mass = {e: n * _WEIGHTS[e][1] for e, n in atoms.items()}
-    total = sum(mass.values())
-    mean_z = sum(m / total * _WEIGHTS[e][0] for e, m in mass.items())
-    mean_a = sum(m / total * _WEIGHTS[e][1] for e, m in mass.items())
+    found = composition(name)
+    mean_z = sum(weight * z for z, _, weight in found.elements)
+    mean_a = sum(weight * a for _, a, weight in found.elements)
     return Material(
         atomic_number=jnp.asarray(mean_z, float),
         atomic_weight=jnp.asarray(mean_a, float),
-        density_g_cm3=jnp.asarray(density, float),
+        density_g_cm3=jnp.asarray(found.density_g_cm3, float),
         name=name,
     )
