@@ -25,7 +25,7 @@ __all__ = ["PRESETS", "make_instrument", "preset"]
 def make_instrument(
     *,
     beam_kev: Sequence[float],
-    detectors: Sequence[str] | None = None,
+    detectors: Sequence[str] | str | None = None,
     pixel_nm: float = 4.0,
     slice_nm: float = 10.0,
     tilt_deg: float = 38.0,
@@ -39,13 +39,18 @@ def make_instrument(
 
     Args:
         beam_kev: beam energies, 1 to 8 of them, 0.1 to 30 keV.
-        detectors: ``"SE"`` or ``"BSE"`` per channel; all SE if not given.
+        detectors: ``"SE"`` or ``"BSE"`` per channel, or one for all; SE if not given.
 
     Raises:
         InputError: a value is outside its range (see `validate_instrument`).
     """
-    energies = np.atleast_1d(np.asarray(beam_kev, float))
-    names = tuple(detectors) if detectors is not None else ("SE",) * len(energies)
+    try:
+        energies = np.atleast_1d(np.asarray(beam_kev, float))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"beam_kev is {beam_kev!r}, expected numbers in keV.") from error
+    if detectors is None or isinstance(detectors, str):
+        detectors = (detectors or "SE",) * len(energies)
+    names = tuple(detectors)
     if len(names) != len(energies):
         raise InputError(
             f"{len(energies)} beam energies but {len(names)} detectors were given; "

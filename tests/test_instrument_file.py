@@ -250,3 +250,9 @@ def test_specimens_that_do_not_fit_are_refused(specimen, changes, arguments, mes
             **{"num_slices": 2, **arguments},
         )
     assert message in str(error.value)
+
+
+def test_one_detector_serves_all_channels_and_words_are_no_energies():
+    assert fibsim.make_instrument(beam_kev=[1.0, 2.0], detectors="BSE").detectors == ("BSE", "BSE")
+    with pytest.raises(InputError, match="expected numbers in keV"):
+        fibsim.make_instrument(beam_kev="abc")
