@@ -92,14 +92,16 @@ def mean_ionisation_ev(atomic_number: Float[Array, "..."]) -> Array:
     return jnp.where(z < 13, 11.5 * z, 9.76 * z + 58.5 * z**-0.19)
 
 
-def stopping_power_kev_cm(energy_kev: Float[Array, "..."], solid: Material) -> Array:
+def stopping_power_kev_cm(
+    energy_kev: Float[Array, "..."], solid: Material, k: float = 0.85
+) -> Array:
     """Energy loss per path length, ``78500 rho Z / (A E) ln(1.166 (E + k J) / J)`` in keV/cm.
 
-    ``k = 0.85`` keeps the logarithm positive at low energy (Joy & Luo 1989,
+    ``k`` keeps the logarithm positive at low energy (Joy & Luo 1989,
     doi 10.1002/sca.4950110404, quote 0.77 to 0.85 by element).
     """
     j_kev = mean_ionisation_ev(solid.atomic_number) / 1000.0
-    log_term = jnp.log(1.166 * (energy_kev + 0.85 * j_kev) / j_kev)
+    log_term = jnp.log(1.166 * (energy_kev + k * j_kev) / j_kev)
     z, a, rho = solid.atomic_number, solid.atomic_weight, solid.density_g_cm3
     return 78500.0 * rho * z / (a * energy_kev) * log_term
 

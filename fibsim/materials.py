@@ -94,8 +94,9 @@ MATERIALS: dict[str, tuple[dict[str, float], float]] = {
 # Seiler 1983 (doi 10.1063/1.332840), energies such that the Monte Carlo's yield peaks near the
 # middle of the measured ones (which differ by a factor of two between laboratories).
 _SECONDARIES = {"metal": (25.0, 1.0), "semiconductor": (20.0, 2.0), "insulator": (13.0, 4.0)}
-_SEMICONDUCTORS = ("Si", "C", "graphite")
-_INSULATORS = ("SiO2", "Al2O3", "ZrO2", "YSZ", "CaCO3", "NMC", "resin")
+_KINDS = dict.fromkeys(("Si", "C", "graphite"), "semiconductor") | dict.fromkeys(
+    ("SiO2", "Al2O3", "ZrO2", "YSZ", "CaCO3", "NMC", "resin"), "insulator"
+)  # all others are metals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,14 +117,6 @@ class Composition:
     se_escape_nm: float = _SECONDARIES["metal"][1]
 
 
-def _known(name: str) -> None:
-    if name not in MATERIALS:
-        same = [known for known in MATERIALS if known.lower() == name.lower()]
-        near = same or difflib.get_close_matches(name, MATERIALS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(MATERIALS)}."
-        raise InputError(f"material {name!r} is unknown; {hint}")
-
-
 def composition(
     name: str,
     *,
@@ -139,7 +132,12 @@ def composition(
         InputError: unknown name or element, fractions that do not add up to 1, no density.
     """
     if weight_fractions is None:
-        _known(name)
+        if name not in MATERIALS:
+            same = [known for known in MATERIALS if known.lower() == name.lower()]
+            near = same or difflib.get_close_matches(name, MATERIALS, n=1, cutoff=0.5)
+            known = ", ".join(MATERIALS)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {known}."
+            raise InputError(f"material {name!r} is unknown; {hint}")
         atoms, density = MATERIALS[name]
         mass = {e: n * _ELEMENTS[e][1] for e, n in atoms.items()}
         total = sum(mass.values())
@@ -155,14 +153,7 @@ def composition(
         )
     if density_g_cm3 is None or not 0.001 < density_g_cm3 < 30:
         raise InputError(f"{name}: density is {density_g_cm3}; give it in g/cm3, 0.001 to 30.")
-    kind = (
-        "semiconductor"
-        if name in _SEMICONDUCTORS
-        else "insulator"
-        if name in _INSULATORS
-        else "metal"
-    )
-    energy, escape = _SECONDARIES[kind]
+    energy, escape = _SECONDARIES[_KINDS.get(name, "metal")]
     return Composition(
         name=name,
         elements=tuple((*_ELEMENTS[e], w / total) for e, w in weight_fractions.items()),

@@ -13,7 +13,7 @@ from fibsim.materials import MATERIALS, Composition, composition
 from fibsim.montecarlo import Yields, bulk_yields, image_yields
 from fibsim.provenance import versions
 
-__all__ = ["image_to_folder", "print_bulk"]
+__all__ = ["image_to_folder", "is_material", "print_bulk"]
 
 VACUUM = "vacuum"
 
@@ -92,8 +92,7 @@ def image_to_folder(
     Raises:
         InputError: bad specimen, materials or values, or a folder that holds something already.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not empty; give a new folder with --out.")
+    io.require_new_folder(out)
     if slices < 1 or slice_nm <= 0:
         raise InputError(f"{slices} slices of {slice_nm:g} nm: expected positive numbers.")
     compositions = _compositions(materials)
@@ -104,7 +103,6 @@ def image_to_folder(
     faces = first_nm + slice_nm * np.arange(slices)
     key = jax.random.key(seed)
     for number, kev in enumerate(beam_kev):
-        announce(f"{kev:g} keV: compiling (seconds)")
         show = progress(f"{kev:g} keV")
         result: Yields = image_yields(
             phases,

@@ -110,10 +110,9 @@ def mill_layers(
     face = jnp.cumsum(thickness) - thickness
     height = thickness / sublayers
     depth = height[:, None] * (jnp.arange(sublayers) + 0.5)  # of centres, below the own face
-    top = face[:, None] + depth - height[:, None] / 2
-    rho = average_depth(
-        solid, top.reshape(-1) / voxel_z_nm, jnp.repeat(height, sublayers) / voxel_z_nm
-    )
+    lower = (depth + height[:, None] / 2 + face[:, None]).reshape(-1)
+    border = jnp.concatenate([jnp.zeros_like(lower[:1]), lower])
+    rho = average_depth(solid, border / voxel_z_nm)
     lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg)) / geometry.pixel_nm
     wall = wall_density(rho, geometry.pixel_nm, periodic=periodic)
 

@@ -61,10 +61,8 @@ def sample_depth(volume: Float[Array, "z y x"], index: Float[Array, " n"]) -> Ar
     return (1 - t) * volume[low] + t * volume[jnp.minimum(low + 1, last)]
 
 
-def average_depth(
-    volume: Float[Array, "z y x"], top: Float[Array, " n"], thickness: Float[Array, " n"]
-) -> Array:
-    """Mean of the volume from ``top`` to ``top + thickness`` (in layers; layer i is i..i+1).
+def average_depth(volume: Float[Array, "z y x"], border: Float[Array, " n+1"]) -> Array:
+    """Mean of the volume between consecutive borders (in layers; layer i is i..i+1); n of them.
 
     Exact for voxels of constant value: the integral from the top is linear between their
     borders. Past the ends the first and the last layer go on.
@@ -77,15 +75,12 @@ def average_depth(
     # A scan: jnp.cumsum becomes a windowed sum on CPUs, many times slower.
     _, total = jax.lax.scan(add, jnp.zeros_like(volume[0]), volume)
 
-    def integral(depth):
-        inside = jnp.clip(depth, 0.0, last)
-        low = jnp.clip(jnp.floor(inside).astype(jnp.int32), 0, last - 1)
-        part = (inside - low)[:, None, None]
-        outside = depth[:, None, None] - inside[:, None, None]
-        beyond = jnp.where(outside > 0, volume[-1], volume[0]) * outside
-        return total[low] + part * volume[low] + beyond
-
-    return (integral(top + thickness) - integral(top)) / thickness[:, None, None]
+    inside = jnp.clip(border, 0.0, last)
+    low = jnp.clip(jnp.floor(inside).astype(jnp.int32), 0, last - 1)
+    part, outside = (v[:, None, None] for v in (inside - low, border - inside))
+    beyond = jnp.where(outside > 0, volume[-1], volume[0]) * outside
+    integral = total[low] + part * volume[low] + beyond
+    return jnp.diff(integral, axis=0) / jnp.diff(border)[:, None, None]
 
 
 def _frequencies_squared(shape: tuple[int, int], dtype) -> Array:

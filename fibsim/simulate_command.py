@@ -116,8 +116,7 @@ def simulate_to_folder(
             f"{slices} slices of {side} pixels were asked for; expected at least 1 of 16 pixels."
         )
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder; name a new one with --out.")
+    io.require_new_folder(out)
     content = _instrument(instrument, beam_kev)
     microscope = content.instrument
     is_file = specimen is not None and specimen not in KINDS and Path(specimen).suffix != ""

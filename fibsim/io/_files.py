@@ -15,6 +15,7 @@ __all__ = [
     "counted",
     "natural_key",
     "require_exists",
+    "require_new_folder",
     "suggestion",
 ]
 
@@ -51,6 +52,14 @@ def require_exists(path: Path) -> None:
     near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
     hint = f"; did you mean {parent / near[0]}?" if near else "; check the spelling of the path."
     raise InputError(f"{path} does not exist{hint}")
+
+
+def require_new_folder(path: Path) -> None:
+    """Raise an `InputError` if ``path`` exists and is not an empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(
+            f"{path} exists and is not empty or not a folder; name a new one with --out."
+        )
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ import numpy as np
 from fibsim.errors import InputError
 from fibsim.materials import Composition
 from fibsim.montecarlo.detectors import Detector, detector, detector_windows
-from fibsim.montecarlo.scattering import ELASTIC_MODELS, transport_tables
-from fibsim.montecarlo.scene import make_scene
+from fibsim.montecarlo.scattering import transport_tables
+from fibsim.montecarlo.scene import check_phases, make_scene
 from fibsim.montecarlo.transport import Beam, transport
 
 __all__ = ["Yields", "bulk_yields", "film_yields", "image_yields"]
@@ -101,11 +101,10 @@ def image_yields(
         InputError: values out of range, phases without material, a face outside the specimen.
     """
     _check_beam(beam_kev, tilt_deg, electrons)
-    if elastic not in ELASTIC_MODELS:
-        raise InputError(f"elastic model {elastic!r} is unknown; expected one of {ELASTIC_MODELS}.")
     chosen = _named(detectors)
     windows = detector_windows(chosen, beam_kev)
-    scene = make_scene(phases, voxel_nm, periodic=periodic, open_below=open_below)
+    tables = transport_tables(tuple(materials), elastic=elastic)
+    phases = check_phases(phases)
     if np.max(phases) >= len(materials):
         raise InputError(
             f"the specimen has phase {int(np.max(phases))} but {len(materials)} materials were "
@@ -114,11 +113,11 @@ def image_yields(
     depth = phases.shape[0] * voxel_nm[0]
     if any(not 0 <= f < depth for f in faces_nm):
         raise InputError(f"faces lie at {list(faces_nm)} nm, expected 0 to below {depth:g} nm.")
-    tables = transport_tables(tuple(materials), elastic=elastic)
     height = math.floor(phases.shape[1] * voxel_nm[1] / pixel_nm + 1e-6)
     width = math.floor(phases.shape[2] * voxel_nm[2] / pixel_nm + 1e-6)
     if min(height, width) < 1:
         raise InputError(f"a pixel of {pixel_nm:g} nm is wider than the specimen.")
+    scene = make_scene(phases, voxel_nm, periodic=periodic, open_below=open_below)
     y, x = np.meshgrid((np.arange(height) + 0.5) * pixel_nm, (np.arange(width) + 0.5) * pixel_nm,
                        indexing="ij")  # fmt: skip
     shape = (len(faces_nm), height, width)

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fibsim.electrons import mean_ionisation_ev
+from fibsim import electrons
 from fibsim.errors import InputError
-from fibsim.materials import Composition
+from fibsim.materials import Composition, Material
 from fibsim.montecarlo.mott import ENERGIES_KEV, quantile_grid
 
 __all__ = [
@@ -43,6 +43,7 @@ class TransportTables:
 
     Attributes:
         attenuation: inverse elastic mean free path, 1/nm.
+        largest: the largest attenuation of any phase.
         stopping: energy loss per path, keV/nm.
         range_nm: path left until 50 eV.
         sine_half: quantiles of sin(theta / 2) at the probabilities of `mott.quantile_grid`.
@@ -51,6 +52,7 @@ class TransportTables:
     """
 
     attenuation: Float[Array, "phase energy"]
+    largest: Float[Array, " energy"]
     stopping: Float[Array, "phase energy"]
     range_nm: Float[Array, "phase energy"]
     sine_half: Float[Array, "phase energy quantile"]
@@ -78,6 +80,15 @@ def _mott(z: int) -> tuple[np.ndarray, np.ndarray]:
     return section, _interpolate(table["sine_half_angle"][z - 1]) ** 2
 
 
+def _element(z: int, a: float = 1.0, density_g_cm3: float = 1.0) -> Material:
+    """An element for the laws of `fibsim.electrons`; cross sections per atom need only Z."""
+    return Material(
+        atomic_number=jnp.asarray(float(z)),
+        atomic_weight=jnp.asarray(a),
+        density_g_cm3=jnp.asarray(density_g_cm3),
+    )
+
+
 def _browning(z: int) -> tuple[np.ndarray, np.ndarray]:
     """Fit to Mott cross sections of Browning et al. 1994 (doi 10.1063/1.357534), E in keV.
 
@@ -85,7 +96,7 @@ def _browning(z: int) -> tuple[np.ndarray, np.ndarray]:
     ``300 E^(1 - Z/2000) / Z + Z^3 / (3e5 E)``.
     """
     e = np.exp(_LN_E)
-    section = 3.0e-18 * z**1.7 / (e + 0.005 * z**1.7 * np.sqrt(e) + 0.0007 * z**2 / np.sqrt(e))
+    section = np.asarray(electrons.elastic_cross_section_cm2(e, _element(z)), float)
     ratio = 300.0 * e ** (1 - z / 2000) / z + z**3 / (3e5 * e)
     rutherford = ratio / (1 + ratio)
     mu = np.concatenate([[0.0], np.geomspace(1e-8, 1.0, 4000)])
@@ -106,10 +117,9 @@ def _stopping_kev_nm(composition: Composition) -> np.ndarray:
     e = np.exp(_LN_E)
     loss = np.zeros_like(e)
     for z, a, weight in composition.elements:
-        j = float(mean_ionisation_ev(float(z))) / 1000.0
         k = 0.731 + 0.0688 * math.log10(z)
-        log_term = np.log(1.166 * (e + k * j) / j)
-        loss += 78500.0 * composition.density_g_cm3 * weight * z / (a * e) * log_term
+        element = _element(z, a, composition.density_g_cm3 * weight)
+        loss += np.asarray(electrons.stopping_power_kev_cm(e, element, k), float)
     return loss * 1e-7
 
 
@@ -122,7 +132,7 @@ def _deflection_by_electrons(z: int, section: np.ndarray, mu: np.ndarray) -> np.
     and half the energy. 10 % of the elastic one in carbon at 5 keV, 1 % in gold.
     """
     e = np.exp(_LN_E)
-    j = float(mean_ionisation_ev(float(z))) / 1000.0
+    j = float(electrons.mean_ionisation_ev(float(z))) / 1000.0
     # pi e^4 = 6.51e-20 cm^2 keV^2
     inelastic = z * 6.51e-20 / (2 * e**2) * np.log(np.maximum(e / (2 * j), 1.0))
     middle = (mu[:, 1:] + mu[:, :-1]) / 2
@@ -195,6 +205,5 @@ def transport_tables(
         se_escape_nm=np.asarray(1.0),
     )
     rows = [empty if p is None else _phase(p, elastic) for p in phases]
-    return TransportTables(
-        **{name: jnp.asarray(np.stack([r[name] for r in rows]), jnp.float32) for name in empty}
-    )
+    stacked = {name: jnp.asarray(np.stack([r[name] for r in rows]), jnp.float32) for name in empty}
+    return TransportTables(**stacked, largest=jnp.max(stacked["attenuation"], axis=0))

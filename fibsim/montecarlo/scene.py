@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from fibsim.errors import InputError
 
-__all__ = ["MOST_PHASES", "Scene", "make_scene"]
+__all__ = ["MOST_PHASES", "Scene", "check_phases", "make_scene"]
 
 MOST_PHASES = 8
 _CLEARANCE_STEP = 0.25  # clearance is kept in whole quarters of the smallest voxel side
@@ -61,14 +61,8 @@ def _clearance(phases: np.ndarray, voxel_nm: tuple[float, ...], periodic: bool) 
     return np.maximum(far - diagonal, 0.0)
 
 
-def make_scene(
-    phases: np.ndarray,
-    voxel_nm: tuple[float, float, float],
-    *,
-    periodic: bool,
-    open_below: bool = False,
-) -> Scene:
-    """Prepare a volume of phase indices ``(z, y, x)`` for transport.
+def check_phases(phases: np.ndarray) -> np.ndarray:
+    """The volume as an array, if it holds phase indices ``(z, y, x)``.
 
     Raises:
         InputError: not a volume of whole numbers from 0 to 7.
@@ -81,6 +75,17 @@ def make_scene(
         )
     if phases.size == 0 or phases.min() < 0 or phases.max() >= MOST_PHASES:
         raise InputError(f"phase indices must lie in 0 to {MOST_PHASES - 1}.")
+    return phases
+
+
+def make_scene(
+    phases: np.ndarray,
+    voxel_nm: tuple[float, float, float],
+    *,
+    periodic: bool,
+    open_below: bool = False,
+) -> Scene:
+    """Prepare a volume of phase indices ``(z, y, x)`` (see `check_phases`) for transport."""
     unit = _CLEARANCE_STEP * min(voxel_nm)
     clearance = np.minimum(_clearance(phases, voxel_nm, periodic) / unit, _LARGEST)
     cells = phases.astype(np.int32) + MOST_PHASES * clearance.astype(np.int32)

@@ -220,7 +220,7 @@ def _step(
         return low + part * (flat[index * rows + row + 1] - low)
 
     here = look_up(tables.attenuation, phase)
-    largest = look_up(jnp.max(tables.attenuation, 0, keepdims=True), 0)
+    largest = look_up(tables.largest, 0)
     void = here <= 0
     inside = clearance > 0
     # Well inside a phase its own attenuation will do, up to the clearance.
