@@ -24,21 +24,27 @@ import tifffile
 from fibsim.detector import probe_blur
 from fibsim.fit.unknowns import Unknown, apply_unknowns, start_point
 from fibsim.interaction import channel_coefficients
+from fibsim.layers import mill_layers
+from fibsim.openness import face_views
 from fibsim.presets import make_instrument
-from fibsim.render import mill_layers, render_channel
+from fibsim.render import render_channel
 
 # Share of the variance that is counting noise, per voltage for (SE, BSE): from the data's notes.
 NOISE_SHARE = np.asarray([[0.063, 0.071], [0.086, 0.070], [0.167, 0.101]])
 FREE = {
-    "interaction.range_scale": Unknown(transform="log", prior_sd=1.0),
-    "interaction.spread_scale": Unknown(transform="log", prior_sd=1.0),
-    "interaction.se_escape_nm": Unknown(transform="log", prior_sd=1.0),
-    "interaction.se_by_bse": Unknown(transform="log", prior_sd=1.0),
-    "interaction.edge_gain": Unknown(transform="log", prior_sd=1.0),
-    "interaction.se_incidence": Unknown(transform="log", prior_sd=1.0),
-    "interaction.bse_incidence": Unknown(transform="log", prior_sd=1.0),
-    "interaction.se_wall_loss": Unknown(transform="log", prior_sd=1.0),
-    "interaction.bse_wall_loss": Unknown(transform="log", prior_sd=1.0),
+    f"interaction.{name}": Unknown(transform="log", prior_sd=1.0)
+    for name in (
+        "range_scale",
+        "spread_scale",
+        "se_escape_nm",
+        "se_by_bse",
+        "edge_gain",
+        "se_incidence",
+        "bse_incidence",
+        "wall_emission",
+        "wall_opacity",
+        "return_depth",
+    )
 }
 
 
@@ -64,10 +70,11 @@ def render(solid, instrument, slices: int):
         below=6,
         periodic=True,
     )
+    view = face_views(layers, instrument.geometry, periodic=True)
 
     def channel(coefficients):
         emission = render_channel(
-            layers, coefficients, instrument.geometry, num_slices=slices, periodic=True
+            layers, view, coefficients, instrument.geometry, num_slices=slices, periodic=True
         )
         both = jnp.stack([emission.secondary, emission.backscatter])
         return probe_blur(both, jnp.asarray(1.5), instrument.geometry.pixel_nm, periodic=True)

@@ -64,12 +64,15 @@ class Interaction:
             insulators; Seiler 1983, doi 10.1063/1.332840).
         se_by_bse: secondaries that an outgoing backscattered electron releases, relative to
             those of a beam electron (2 to 6; Reimer 1998, doi 10.1007/978-3-540-38967-5).
-        edge_gain: extra secondary emission beside a pore wall.
-        se_incidence: strength of the secant law for secondaries on walls that a tilted beam
-            strikes at grazing incidence (see `fibsim.render.facing_slope`).
-        bse_incidence: the same for backscattered electrons.
-        se_wall_loss: loss rate of secondaries on their way out of a pore, times its radius.
-        bse_wall_loss: the same for backscattered electrons.
+        edge_gain: extra emission of solid beside a pore.
+        se_incidence: exponent of the secant law for secondaries of a pore's walls.
+        bse_incidence: extra backscatter beside a wall that faces away from a tilted beam.
+        wall_emission: secondaries from a pore's wall relative to a milled face struck at the
+            same angle; below 1 for rough walls.
+        wall_opacity: how little passes through walls: electrons of median depth d pass those of
+            mean chord l with probability 1 - exp(-wall_opacity d / l).
+        return_depth: depth, in mean distances from wall to wall, from which that share of the
+            electrons that pass walls reaches the face.
     """
 
     range_scale: Float[Array, ""]
@@ -79,8 +82,9 @@ class Interaction:
     edge_gain: Float[Array, ""]
     se_incidence: Float[Array, ""]
     bse_incidence: Float[Array, ""]
-    se_wall_loss: Float[Array, ""]
-    bse_wall_loss: Float[Array, ""]
+    wall_emission: Float[Array, ""]
+    wall_opacity: Float[Array, ""]
+    return_depth: Float[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -176,10 +180,11 @@ _RANGES = {
     "interaction.se_escape_nm": (1e-2, 100.0),
     "interaction.se_by_bse": (0.0, 50.0),
     "interaction.edge_gain": (0.0, 20.0),
-    "interaction.se_incidence": (-20.0, 20.0),
+    "interaction.se_incidence": (0.0, 5.0),
     "interaction.bse_incidence": (-20.0, 20.0),
-    "interaction.se_wall_loss": (0.0, 50.0),
-    "interaction.bse_wall_loss": (0.0, 50.0),
+    "interaction.wall_emission": (0.0, 5.0),
+    "interaction.wall_opacity": (0.0, 1000.0),
+    "interaction.return_depth": (1e-2, 1000.0),
     "detector.se_fraction": (0.0, 1.0),
     "detector.probe_nm": (0.0, 1000.0),
     "noise.dose_electrons": (1e-3, 1e9),

@@ -30,8 +30,9 @@ class Coefficients:
             film of thickness t backscatters ``eta (1 - exp(-mu t))``.
         se_attenuation: one over the escape depth of secondaries, 1/nm.
         spread: growth of the beam's lateral variance per depth of solid, nm^2/nm.
-        edge_nm: width over which a pore wall brightens the solid beside it.
-        edge_gain, se_incidence, bse_incidence, se_wall_loss, bse_wall_loss: as in
+        edge_nm: width over which a pore changes the emission of the solid beside it.
+        depth_nm: median depth of backscattered electrons.
+        edge_gain, se_incidence, bse_incidence, wall_emission, wall_opacity, return_depth: as in
             `fibsim.instrument.Interaction`.
     """
 
@@ -41,12 +42,14 @@ class Coefficients:
     bse_attenuation: Float[Array, " channel"]
     se_attenuation: Float[Array, " channel"]
     spread: Float[Array, " channel"]
+    depth_nm: Float[Array, " channel"]
     edge_nm: Float[Array, " channel"]
     edge_gain: Float[Array, " channel"]
     se_incidence: Float[Array, " channel"]
     bse_incidence: Float[Array, " channel"]
-    se_wall_loss: Float[Array, " channel"]
-    bse_wall_loss: Float[Array, " channel"]
+    wall_emission: Float[Array, " channel"]
+    wall_opacity: Float[Array, " channel"]
+    return_depth: Float[Array, " channel"]
 
 
 @jax.tree_util.register_dataclass
@@ -59,15 +62,16 @@ class BulkYields:
 
 
 # The lateral standard deviation reaches this fraction of the backscatter depth at that depth:
-# half of the beam's electrons have lost their direction there.
-_SPREAD_FRACTION = 0.5
+# most of the beam's electrons have lost their direction there. Fitted to Monte Carlo images
+# (experiments/forward_fidelity.py).
+_SPREAD_FRACTION = 1.15
 
 
 def channel_coefficients(instrument: Instrument) -> Coefficients:
     """Evaluate the laws of voltage and material for every channel.
 
     ``mu = ln 2 / (range_scale d(E))`` with d of `electrons.backscatter_depth_nm`;
-    ``spread = (0.5 spread_scale)^2 range_scale d``; ``edge_nm`` is the quadrature sum of the
+    ``spread = (1.15 spread_scale)^2 range_scale d``; ``edge_nm`` is the quadrature sum of the
     backscatter depth and the escape depth of secondaries, since both bring electrons to a wall.
     """
     energy, solid, scale = instrument.beam_kev, instrument.solid, instrument.interaction
@@ -80,12 +84,14 @@ def channel_coefficients(instrument: Instrument) -> Coefficients:
         bse_attenuation=math.log(2.0) / depth,
         se_attenuation=ones / scale.se_escape_nm,
         spread=(_SPREAD_FRACTION * scale.spread_scale) ** 2 * depth,
+        depth_nm=depth,
         edge_nm=jnp.sqrt(depth**2 + scale.se_escape_nm**2),
         edge_gain=scale.edge_gain * ones,
         se_incidence=scale.se_incidence * ones,
         bse_incidence=scale.bse_incidence * ones,
-        se_wall_loss=scale.se_wall_loss * ones,
-        bse_wall_loss=scale.bse_wall_loss * ones,
+        wall_emission=scale.wall_emission * ones,
+        wall_opacity=scale.wall_opacity * ones,
+        return_depth=scale.return_depth * ones,
     )
 
 

@@ -2,9 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-__all__ = ["average_depth", "filter_lateral", "sample_depth", "shift_lateral"]
+__all__ = ["average_depth", "filter_lateral", "sample_depth", "shift_lateral", "shift_whole"]
 
 
 def _window(values: Array, start: Array, axis: int, periodic: bool) -> Array:
@@ -50,6 +50,15 @@ def shift_lateral(
     size = values.shape[axis]
     parts = (jax.lax.slice_in_dim(window, k, k + size, axis=axis) for k in range(4))
     return sum(w * part for w, part in zip(weights, parts, strict=True))
+
+
+def shift_whole(
+    values: Float[Array, "... y x"], shift_px: Int[Array, ""], *, axis: int, periodic: bool
+) -> Array:
+    """``out[i] = values[i + shift_px]`` for whole pixels, exact; borders as in `shift_lateral`."""
+    axis = axis % values.ndim
+    window = _window(values, shift_px.astype(jnp.int32), axis, periodic)
+    return jax.lax.slice_in_dim(window, 1, 1 + values.shape[axis], axis=axis)
 
 
 def sample_depth(volume: Float[Array, "z y x"], index: Float[Array, " n"]) -> Array:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.core
@@ -12,9 +13,11 @@ from fibsim.detector import grey_value, mix_signal, probe_blur
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument
 from fibsim.interaction import channel_coefficients
+from fibsim.layers import mill_layers
 from fibsim.milling import Milling, apply_shading, displace, nominal_milling, sample_milling
 from fibsim.noise import noise_variance, sample_grey
-from fibsim.render import mill_layers, render_channel
+from fibsim.openness import face_views
+from fibsim.render import render_channel
 from fibsim.resample import sample_depth
 from fibsim.specimens.specimen import Specimen
 
@@ -47,8 +50,8 @@ class Sample:
 
 
 def default_sublayers(slice_nm: float, pixel_nm: float) -> int:
-    """Sub-layers per slice: about as thick as a pixel is wide, 2 to 8 of them."""
-    return int(min(max(round(slice_nm / pixel_nm), 2), 8))
+    """Sub-layers per slice: no thicker than a pixel is wide, 2 to 8 of them."""
+    return int(min(max(math.ceil(slice_nm / pixel_nm - 1e-6), 2), 8))
 
 
 def _check(specimen: Specimen, instrument: Instrument, num_slices: int, sublayers: int) -> None:
@@ -128,11 +131,12 @@ def _expected_stack(specimen, instrument, milling, *, num_slices, sublayers, bel
         below=below_slices,
         periodic=periodic,
     )
+    view = face_views(layers, geometry, periodic=periodic)
 
     def channel(inputs):
         coefficients, response = inputs
         emission = render_channel(
-            layers, coefficients, geometry, num_slices=num_slices, periodic=periodic
+            layers, view, coefficients, geometry, num_slices=num_slices, periodic=periodic
         )
         signal = mix_signal(emission.secondary, emission.backscatter, response.se_fraction)
         signal = probe_blur(signal, response.probe_nm, geometry.pixel_nm, periodic=periodic)

@@ -14,7 +14,8 @@ import pytest
 import fibsim
 from fibsim.electrons import backscatter_depth_nm
 from fibsim.interaction import bulk_yields, channel_coefficients
-from fibsim.render import wall_density
+from fibsim.layers import mean_chords_nm
+from fibsim.openness import limited_gradient, openness
 from fibsim.resample import average_depth
 from fibsim.specimens import make_specimen
 
@@ -23,7 +24,7 @@ LAYER_NM = 10.0 / 3  # three layers a slice, as many as sub-layers
 VOXEL_NM = (LAYER_NM, 4.0, 4.0)
 Z, Y, X = np.meshgrid(np.arange(DEPTH), np.arange(SIZE), np.arange(SIZE), indexing="ij")
 FLAT = dict(edge_gain=0.0, se_incidence=0.0, bse_incidence=0.0)
-NO_LOSS = dict(se_wall_loss=0.0, bse_wall_loss=0.0)
+SMOOTH = dict(wall_emission=1.0)  # walls emit like milled faces
 
 
 def instrument(kev=2.0, tilt_deg=38.0, **interaction):
@@ -60,7 +61,7 @@ def waves():
         nz, ny, nx = np.round(2.4 * way / np.linalg.norm(way) * [0.6, 1, 1])
         turns = nz * (Z + 0.5) / DEPTH + ny * Y / SIZE + nx * X / SIZE + rng.uniform()
         field += np.cos(2 * np.pi * turns)
-    return 1 / (1 + np.exp(-3 * (field - np.median(field))))
+    return 1 / (1 + np.exp(-20 * (field - np.median(field)) / field.std()))
 
 
 def pore(radius_px, depth_nm):
@@ -91,44 +92,110 @@ def test_empty_space_is_dark(periodic):
     np.testing.assert_array_equal(out, 0.0)
 
 
-@pytest.mark.parametrize(("layers", "fraction"), [(1, 1.0), (3, 1.0), (6, 1.0), (6, 0.5)])
-def test_film_over_vacuum(layers, fraction):
-    """``eta (1 - exp(-mu rho t))``; without backscattered electrons' help the same for S.
-
-    A dilute film is a mixture of solid and pore without walls' losses.
-    """
-    lens = instrument(se_by_bse=0.0, **FLAT, **NO_LOSS)
-    secondary, backscatter = emitted(fraction * (Z < layers), lens)
+@pytest.mark.parametrize("layers", [1, 3, 6])
+def test_film_over_vacuum(layers):
+    """``eta (1 - exp(-mu t))``; without backscattered electrons' help the same for S."""
+    lens = instrument(se_by_bse=0.0, **FLAT, **SMOOTH)
+    secondary, backscatter = emitted(Z < layers, lens)
     c = channel_coefficients(lens)
-    t = LAYER_NM * layers * fraction
-    # Half of the backscattered electrons come from above their median depth, and secondaries from
-    # the escape depth of 1.2 nm.
+    t = LAYER_NM * layers
+    # Half of the backscattered electrons come from above their median depth.
     depth = float(backscatter_depth_nm(2.0, lens.solid))
     for signal, peak, mu in (
         (backscatter, c.eta[1], np.log(2) / depth),
-        (secondary, c.delta[0], 1 / 1.2),
+        (secondary, c.delta[0], float(c.se_attenuation[0])),
     ):
         expected = float(peak) * (1 - np.exp(-mu * t))
         np.testing.assert_allclose(signal[0], expected, rtol=1e-4)
 
 
-def test_film_over_a_gap_over_bulk_looks_like_bulk_without_wall_loss():
+def test_film_over_a_gap_over_bulk_looks_like_bulk():
     """An endless film lets out what the ground below sends back: eta of bulk at every face."""
-    lens = instrument(5.0, **NO_LOSS)
+    lens = instrument(5.0, **SMOOTH)
     _, backscatter = emitted((Z < 2) | (Z >= 15), lens)
     np.testing.assert_allclose(backscatter, float(bulk_yields(lens).backscatter[1]), rtol=1e-4)
 
 
-def test_wall_loss_darkens_the_gap_under_a_dense_neighbourhood():
-    """With walls around it the same gap loses signal, the more the higher the loss."""
+# What leaves a pore
+
+
+def seen_from(depth, tan_tilt=0.0):
+    """Openness of a depth map in nm on 4 nm pixels, not periodic."""
+    depth = jnp.asarray(depth, float)
+    gradient = [limited_gradient(depth, axis=axis, periodic=False) / 4.0 for axis in (-2, -1)]
+    return np.asarray(
+        openness(
+            depth,
+            depth,
+            tuple(gradient),
+            tan_tilt=jnp.asarray(tan_tilt),
+            pixel_nm=jnp.asarray(4.0),
+            periodic=False,
+        )
+    )
+
+
+@pytest.mark.parametrize("tan_tilt", [0.0, 0.78])
+def test_a_flat_surface_is_open_at_any_depth(tan_tilt):
+    np.testing.assert_allclose(seen_from(np.full((32, 32), 70.0), tan_tilt), 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("radius_px", "depth_nm"), [(6, 10), (6, 30), (10, 60), (15, 60), (6, 90)])
+def test_floor_of_a_round_pore_sees_its_solid_angle(radius_px, depth_nm):
+    """``r^2 / (r^2 + h^2)`` in the middle of the floor (cosine law), within 0.06.
+
+    Walls are looked for at 18 distances in 8 directions, on whole pixels.
+    """
+    y, x = np.indices((64, 64)) - 32
+    depth = np.where(y**2 + x**2 < radius_px**2, depth_nm, 0.0)
+    radius = 4.0 * radius_px
+    expected = radius**2 / (radius**2 + depth_nm**2)
+    found = seen_from(depth)[32, 32]
+    print(f"radius {radius:g} nm, depth {depth_nm} nm: {found:.3f}, exact {expected:.3f}")
+    assert found == pytest.approx(expected, abs=0.06)
+
+
+def test_slanted_plane_is_as_open_as_its_slope_says():
+    """A slope of angle a sees (1 + cos a) / 2 of a cosine law: its own plane is no obstacle."""
+    x = np.indices((64, 64))[1]
+    for slope in (0.5, 1.0):
+        # The plane goes on to the borders, whose held edge rows lie beyond 20 pixels.
+        found = seen_from(slope * 4.0 * x)[32, 40]
+        expected = (1 + np.cos(np.arctan(slope))) / 2
+        print(f"slope {slope}: {found:.3f}, exact {expected:.3f}")
+        assert found == pytest.approx(expected, abs=0.05)
+
+
+def test_beam_along_a_slanted_pore_sees_an_unshaded_floor_alike():
+    """In the beam's frame the floor of a wide trench is open whichever way the beam leans."""
+    depth = np.full((64, 64), 20.0)
+    depth[:2] = depth[-2:] = 0.0
+    flat, leaning = (seen_from(depth, t)[32, 32] for t in (0.0, 0.5))
+    assert flat > 0.95 and leaning > 0.9
+
+
+def test_mean_chords_of_a_grating():
+    """Walls of 3 pixels and gaps of 5, above dense ground: chord 12 nm, period 32 nm."""
+    grating = np.zeros((6, 8, 64))
+    grating[:4, :, np.arange(64) % 8 < 3] = 1.0
+    grating[4:] = 1.0
+    chord, period = mean_chords_nm(jnp.asarray(grating), jnp.asarray(4.0), periodic=True)
+    assert float(chord) == pytest.approx(12.0)
+    assert float(period) == pytest.approx(32.0)
+    chord, period = mean_chords_nm(jnp.ones((2, 8, 8)), jnp.asarray(4.0), periodic=True)
+    assert min(float(chord), float(period)) > 1e6
+
+
+def test_rough_walls_darken_pores_and_transparent_walls_brighten_them():
     solid = pore(6, 50)
-    middle = [
-        emitted(solid, instrument(tilt_deg=0.0, se_wall_loss=w, bse_wall_loss=w))[
-            :, 0, MIDDLE, MIDDLE
-        ]
-        for w in (0.0, 0.4, 0.8)
-    ]
-    assert np.all(np.diff(middle, axis=0) < 0)
+
+    def middle(**change):
+        return emitted(solid, instrument(5.0, tilt_deg=0.0, **change))[:, 0, MIDDLE, MIDDLE]
+
+    plain = middle()
+    assert np.all(middle(wall_emission=0.4) < plain)
+    assert np.all(middle(wall_opacity=50.0) > plain)
+    assert np.all(middle(return_depth=5.0) > plain)
 
 
 # Depth, tilt and voltage
@@ -144,7 +211,7 @@ def test_tilt_displaces_deep_structure_by_depth_times_tangent():
     film = (Z == 18) & pattern
     angle = 33.0
     flat, tilted = (
-        emitted(film, instrument(tilt_deg=t, **FLAT, **NO_LOSS))[1] for t in (0.0, angle)
+        emitted(film, instrument(tilt_deg=t, **FLAT, **SMOOTH))[1] for t in (0.0, angle)
     )
     shifts = np.arange(0, SIZE, 0.05)
     turn = np.exp(2j * np.pi * np.fft.fftfreq(SIZE)[:, None] * shifts)
@@ -171,49 +238,39 @@ def test_narrower_pores_are_darker():
     assert np.all(np.diff(floor, axis=0) > 0)
 
 
-@pytest.mark.parametrize("radius", [4, 6, 8, 12, 16])
-def test_wall_density_is_one_over_the_radius_inside_a_round_pore(radius):
-    """Within 15 %, in the middle of a pore in an image 16 times as wide as the largest radius."""
-    size = 256
-    y, x = np.indices((size, size)) - size // 2
-    rho = jnp.asarray((y**2 + x**2 > radius**2).astype(np.float32))
-    wall = wall_density(rho, jnp.asarray(4.0), periodic=True)
-    found = float(wall[size // 2, size // 2]) * 4.0 * radius
-    print(f"radius {radius}: wall density times radius {found:.3f}")
-    assert found == pytest.approx(1.0, abs=0.15)
-
-
 def test_higher_voltage_sees_deeper():
-    """Backscatter contrast of a void under 10 nm of gold grows with voltage: 1, 2, 5, 10 keV."""
+    """Backscatter contrast of a void under 10 nm of gold grows with voltage: 1, 2, 5 keV.
+
+    Beyond, electrons reach past the void, 24 nm in radius, and the contrast stays.
+    """
     void = pore(6, 40) | (Z < 3)
     contrast = []
-    for kev in (1.0, 2.0, 5.0, 10.0):
+    for kev in (1.0, 2.0, 5.0):
         image = emitted(void, instrument(kev, tilt_deg=0.0))[1, 0]
         contrast.append(1 - image[MIDDLE, MIDDLE] / image[0, 0])
     assert np.all(np.diff(contrast) > 0)
     assert contrast[0] < 0.01 < 0.1 < contrast[-1]
 
 
-def test_pore_edges_are_bright_in_secondaries_only():
-    """Solid beside a pore emits more secondaries with the edge term, solid far away does not."""
+def test_pore_edges_are_bright():
+    """Solid beside a pore emits more with the edge term, solid far away does not."""
     bright, plain = (
         emitted(pore(6, 400), instrument(5.0, tilt_deg=0.0, edge_gain=gain))[:, 0]
         for gain in (1.0, 0.0)
     )
-    ratio = bright[0] / plain[0]
-    assert ratio[MIDDLE, MIDDLE + 6] > 1.15 > 1.01 > ratio[0, 0]
-    np.testing.assert_allclose(bright[1], plain[1], rtol=1e-5)
+    for ratio in bright / plain:
+        assert ratio[MIDDLE, MIDDLE + 6] > 1.15 > 1.01 > ratio[0, 0]
 
 
-def test_grazing_walls_are_bright():
+def test_solid_behind_a_wall_that_the_beam_does_not_see_scatters_more():
     """The solid above y = 12 turns away from the beam, which leans to +y; that from 36 faces it."""
     solid = (Y < 12) | (Y >= 36)
     with_law, without = (
-        emitted(solid, instrument(**{**FLAT, **NO_LOSS, "bse_incidence": strength}))[1, 0, :, 0]
+        emitted(solid, instrument(5.0, **{**FLAT, **SMOOTH, "bse_incidence": strength}))[1, 0, :, 0]
         for strength in (1.0, 0.0)
     )
     change = with_law - without
-    assert change[10] > 0.03 and change[36] < -0.03
+    assert change[10] > 0.03 and change[37] < -0.03
     assert abs(change[0]) < 0.01  # far from both
 
 
@@ -246,19 +303,19 @@ def test_moving_the_specimen_moves_the_image():
     )
 
 
-@pytest.mark.parametrize(("tilt", "bound"), [(0.0, 1e-4), (38.0, 0.03)])
-def test_image_does_not_depend_on_the_number_of_sublayers(tilt, bound):
-    """Three sub-layers against nine: a layer is averaged over and its equations solved exactly.
+@pytest.mark.parametrize("tilt", [0.0, 38.0])
+def test_image_converges_with_the_number_of_sublayers(tilt):
+    """Against 12 sub-layers of 0.8 nm: 3 differ by 12 % of the contrast at most, 6 by 6 %.
 
-    With tilt each sub-layer is sheared by the depth of its centre, so steep walls look smoother
-    in finer layers: 2 % of the contrast.
+    Attenuation is exact in any number of layers (below); what converges is the depth map, which
+    knows the first surface to the thickness of a sub-layer.
     """
-    solid = waves()
-    coarse, fine = (emitted(solid, instrument(tilt_deg=tilt), sublayers=n) for n in (3, 9))
-    for name, a, b in zip(("SE", "BSE"), coarse, fine, strict=True):
-        error = np.sqrt(np.mean((a - b) ** 2)) / b.std()
-        print(f"{name}, tilt {tilt:g}: 3 sub-layers differ from 9 by {error:.5f} of contrast")
-        assert error < bound
+    solid, lens = waves(), instrument(tilt_deg=tilt)
+    three, six, twelve = (emitted(solid, lens, sublayers=n) for n in (3, 6, 12))
+    for name, a, b, limit in zip(("SE", "BSE"), three, six, twelve, strict=True):
+        coarse, fine = (np.sqrt(np.mean((v - limit) ** 2)) / limit.std() for v in (a, b))
+        print(f"{name}, tilt {tilt:g}: 3 sub-layers {coarse:.3f} of contrast, 6 {fine:.3f}")
+        assert coarse < 0.12 and fine < 0.06 and fine < 0.65 * coarse
 
 
 @pytest.mark.parametrize("tilt", [0.0, 38.0])
@@ -273,31 +330,20 @@ def test_finer_voxels_do_not_change_the_image(tilt):
         assert np.sqrt(np.mean((a - b) ** 2)) < 0.01 * a.std()
 
 
-@pytest.mark.parametrize("fraction", [0.3, 1.0])
-def test_layer_is_the_limit_of_thin_layers(fraction):
-    """One layer of 10 nm of a mixture with walls' losses against an integration in 4000 steps."""
-    lens = instrument(5.0, tilt_deg=0.0, **FLAT)
-    solid = np.where(Z * LAYER_NM < 9, fraction, np.where(Z < 12, 0.6, 0.0))
-    found = emitted(solid, lens, sublayers=1)[:, 0].mean((1, 2))
+def test_layer_is_the_limit_of_thin_layers():
+    """One layer of 10 nm of solid over vacuum against an integration in 4000 steps."""
+    lens = instrument(5.0, tilt_deg=0.0)
+    found = emitted(Z < 3, lens, sublayers=1)[:, 0].mean((1, 2))
     c = channel_coefficients(lens)
-    wall = [float(wall_density(jnp.full((SIZE, SIZE), rho), jnp.asarray(4.0), periodic=True)[0, 0])
-            for rho in (0.6, fraction)]  # fmt: skip
-    eta, delta, b, mu_b, mu_s, loss_b, loss_s = (
+    eta, delta, b, mu_b, mu_s = (
         float(leaf[0])
-        for leaf in (
-            c.eta, c.delta, c.se_by_bse, c.bse_attenuation, c.se_attenuation,
-            c.bse_wall_loss, c.se_wall_loss,
-        )
-    )  # fmt: skip
+        for leaf in (c.eta, c.delta, c.se_by_bse, c.bse_attenuation, c.se_attenuation)
+    )
     back = second = 0.0
-    steps = 4000
-    step = 10.0 / steps
-    for rho, w, layers in ((0.6, wall[0], 3), (fraction, wall[1], 1)):
-        solid, pore = rho, w * (1 - rho)
-        for _ in range(layers * steps):
-            released = mu_s * solid * delta * (1 + b * back)
-            second += step * (released - (mu_s * solid + loss_s * pore) * second)
-            back += step * (mu_b * solid * eta - (mu_b * solid + loss_b * pore) * back)
+    step = 10.0 / 4000
+    for _ in range(4000):
+        second += step * mu_s * (delta * (1 + b * back) - second)
+        back += step * mu_b * (eta - back)
     np.testing.assert_allclose(found, (second, back), rtol=2e-3)
 
 

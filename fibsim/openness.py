@@ -1,0 +1,186 @@
+"""What the beam sees first behind every pixel, and how much of it the detector sees.
+
+The first surface behind a pixel is a height field in the frame of the leaning beam: a depth map.
+From it follow, for all channels at once, how much of the emission of that surface leaves the
+specimen without meeting a wall, and how obliquely the beam strikes.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fibsim.instrument import Geometry
+from fibsim.layers import Layers
+from fibsim.resample import shift_whole
+
+__all__ = ["View", "depth_maps", "face_views", "limited_gradient", "openness"]
+
+_AZIMUTHS = 8
+# Distances at which walls are looked for, in pixels: at most a factor of 1.25 apart from 4 on.
+_DISTANCES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18, 22, 27, 33, 41, 51, 64)
+_LEAST_SLOPE = 1e-3  # tangent of the lowest horizon that counts
+_LEAST_OPEN = 0.05  # below this share of open area, a pixel's depth is not told from the face
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """The first surface behind each pixel, in the frame of each face; all ``(slice, y, x)``.
+
+    Attributes:
+        face: share of the pixel where the face itself is solid.
+        depth_nm: mean depth of the first surface behind the rest of the pixel.
+        open: share of the emission of that surface (cosine law) that meets no wall on its way.
+        secant: 1 / cos of the beam's incidence on it, relative to that on the face.
+    """
+
+    face: Float[Array, "slice y x"]
+    depth_nm: Float[Array, "slice y x"]
+    open: Float[Array, "slice y x"]
+    secant: Float[Array, "slice y x"]
+
+
+def depth_maps(layers: Layers, *, periodic: bool) -> Float[Array, "slice y x"]:
+    """Depth of the first solid along the beam, averaged over each pixel, in nm below each face.
+
+    ``D <- (1 - rho) (D + height)`` for every layer that is laid on, from the deepest, under
+    which solid is taken to begin, upwards.
+    """
+
+    def one_layer(depth, layer):
+        rho, height = layer
+        return (1.0 - rho) * (depth + height), None
+
+    def one_slice(depth, inputs):
+        rho, height, step = inputs
+        depth = shift_whole(depth, step, axis=-2, periodic=periodic)
+        heights = jnp.broadcast_to(height, rho.shape[:1])
+        depth, _ = jax.lax.scan(one_layer, depth, (rho, heights), reverse=True)
+        return depth, depth
+
+    start = jnp.zeros_like(layers.rho[0, 0])
+    xs = (layers.rho, layers.height_nm, layers.step_px)
+    return jax.lax.scan(one_slice, start, xs, reverse=True)[1]
+
+
+def limited_gradient(values: Float[Array, "y x"], *, axis: int, periodic: bool) -> Array:
+    """Harmonic mean of the differences to both neighbours, 0 where they disagree in sign.
+
+    It follows slopes and leaves out the cliff between a rim and the surface far below it
+    (van Leer 1974, doi 10.1016/0021-9991(74)90019-9).
+    """
+    one = jnp.ones((), jnp.int32)
+    ahead = shift_whole(values, one, axis=axis, periodic=periodic) - values
+    behind = values - shift_whole(values, -one, axis=axis, periodic=periodic)
+    agree = ahead * behind > 0
+    total = jnp.where(agree, ahead + behind, 1.0)
+    return jnp.where(agree, 2 * ahead * behind / total, 0.0)
+
+
+def _sector_integrals(reach: Array, along: Array) -> tuple[Array, Array]:
+    """``int_0^q u / Q^2 du`` and ``int_0^q u^2 / Q^2 du`` with ``Q = u^2 - 2 a u + 1 + t^2``.
+
+    The cosine law per unit of slope: of all electrons that a horizontal surface emits,
+    ``(1/pi) / (1 + |d|^2)^2`` per unit area of slope d leave with lateral displacement d per
+    height. With d = u e - t (u: slope in the beam's frame along the unit vector e, t: the beam's
+    own), 1 + |d|^2 = Q. ``reach`` is q; ``along`` holds (a, 1 + t^2) with a = e . t.
+    """
+    a, c = along
+    rest = c - a * a
+    root = jnp.sqrt(rest)
+
+    def primitive(u):
+        v = u - a
+        q = v * v + rest
+        angle = jnp.arctan(v / root) / (2 * root)
+        mean = v / (2 * rest * q) + angle / rest
+        first = -0.5 / q + a * mean
+        second = angle - v / (2 * q) - a / q + a * a * mean
+        return first, second
+
+    upper, lower = primitive(reach), primitive(jnp.zeros_like(a))
+    return upper[0] - lower[0], upper[1] - lower[1]
+
+
+def openness(
+    depth_nm: Float[Array, "y x"],
+    walls_nm: Float[Array, "y x"],
+    gradient: tuple[Array, Array],
+    *,
+    tan_tilt: Float[Array, ""],
+    pixel_nm: Float[Array, ""],
+    periodic: bool,
+) -> Float[Array, "y x"]:
+    """Share of cosine-law emission from each surface point that leaves between the walls.
+
+    In each of 8 azimuths the horizon is the steepest line of sight to ``walls_nm``, the depth map
+    around; emission above all horizons leaves. With n the surface's normal,
+    ``open = (1/pi) sum over azimuths of int (n . (1, d))_+ / (1 + |d|^2)^2 u du`` up to the
+    horizon (`_sector_integrals`), relative to the same sum for the face. In the middle of the
+    floor of a round pore of radius r and depth h that is ``r^2 / (r^2 + h^2)``.
+
+    Args:
+        depth_nm: depth of the emitting surface.
+        walls_nm: depth map of what stands around it.
+        gradient: slope of the depth map in the beam's frame along y and x.
+    """
+    size_y, size_x = depth_nm.shape
+    reach = [r for r in _DISTANCES if r <= max(min(size_y, size_x) // 2, 1)]
+    pad = reach[-1]
+    mode = "wrap" if periodic else "edge"
+    around = jnp.pad(walls_nm, pad, mode=mode)
+    up, lateral_y, lateral_x = 1.0 + tan_tilt * gradient[0], gradient[0], gradient[1]
+    length = jnp.sqrt(up**2 + lateral_y**2 + lateral_x**2)
+    zero = jnp.zeros_like(depth_nm)
+    first, first_y, first_x, whole = zero, zero, zero, 0.0
+    for number in range(_AZIMUTHS):
+        angle = 2 * math.pi * number / _AZIMUTHS
+        e_y, e_x = math.sin(angle), math.cos(angle)
+        slope = jnp.full_like(depth_nm, _LEAST_SLOPE)
+        for dy, dx in sorted({(round(r * e_y), round(r * e_x)) for r in reach}):
+            wall = around[pad + dy : pad + dy + size_y, pad + dx : pad + dx + size_x]
+            slope = jnp.maximum(slope, (depth_nm - wall) / (math.hypot(dy, dx) * pixel_nm))
+        along = (tan_tilt * e_y, 1.0 + tan_tilt**2)
+        flux, moment = _sector_integrals(1.0 / slope, along)
+        first, first_y, first_x = first + flux, first_y + e_y * moment, first_x + e_x * moment
+        whole = whole + _sector_integrals(1.0 / jnp.asarray(_LEAST_SLOPE, slope.dtype), along)[0]
+    first_y = first_y - tan_tilt * first
+    seen = (up * first + lateral_y * first_y + lateral_x * first_x) / length
+    return jnp.clip(seen / whole, 0.0, 1.0)
+
+
+def face_views(layers: Layers, geometry: Geometry, *, periodic: bool) -> View:
+    """Depth, openness and incidence of the first surface behind every pixel of every face.
+
+    With the depth map ``D(y, x)`` of the beam's frame, t the tangent of the tilt and
+    ``up = 1 + t dD/dy``, the surface's normal is ``(up, dD/dy, dD/dx)`` and the secant of the
+    incidence, relative to that on the face, is the length of that vector.
+    """
+    tan_tilt = jnp.tan(jnp.deg2rad(geometry.tilt_deg))
+
+    @jax.checkpoint
+    def one_face(inputs):
+        depth, face = inputs
+        gradient = tuple(
+            limited_gradient(depth, axis=axis, periodic=periodic) / geometry.pixel_nm
+            for axis in (-2, -1)
+        )
+        behind = depth / jnp.maximum(1.0 - face, _LEAST_OPEN)
+        seen = openness(
+            behind,
+            depth,
+            gradient,
+            tan_tilt=tan_tilt,
+            pixel_nm=geometry.pixel_nm,
+            periodic=periodic,
+        )
+        up = 1.0 + tan_tilt * gradient[0]
+        secant = jnp.sqrt(up**2 + gradient[0] ** 2 + gradient[1] ** 2)
+        return behind, seen, secant
+
+    face = layers.rho[:, 0]
+    behind, seen, secant = jax.lax.map(one_face, (depth_maps(layers, periodic=periodic), face))
+    return View(face=face, depth_nm=behind, open=seen, secant=secant)
