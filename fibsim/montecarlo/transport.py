@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from fibsim.montecarlo.detectors import KINDS, Windows
-from fibsim.montecarlo.random_bits import seed_lanes, uniform
+from fibsim.montecarlo.random_bits import uniform
 from fibsim.montecarlo.scattering import LOWEST_KEV, TransportTables, draw_row
 from fibsim.montecarlo.scene import MOST_PHASES, Scene
 
@@ -35,6 +35,7 @@ _READY, _PRIMARY, _SECONDARY, _ORPHAN = range(4)
 _SE, _BSE, _TRANSMITTED = range(len(KINDS))
 _STEPS_PER_CHECK = 32
 _DRAWS = 11  # random numbers per step
+_BLOCK = 2048  # lanes that advance together on a CPU
 _GROUND_NM = 5000.0  # below a lowest layer that goes on, nothing comes back from deeper
 
 
@@ -363,56 +364,101 @@ def transport(
     windows: Windows,
     beam: Beam,
     *,
-    key: jax.Array,
+    keys: tuple[UInt32[Array, " lane"], UInt32[Array, " lane"]],
     electrons: int,
 ) -> Tally:
     """Send ``electrons`` through every lane's pixel and count what leaves.
 
+    ``keys`` are those of the lanes' random numbers (`random_bits.seed_lanes`).
+
+    On a CPU lanes advance in blocks that fit its cache, and those with electrons left are gathered
+    into few blocks as others finish. Which block a lane is in does not change its result.
     Memory: about 150 bytes per lane, whatever the number of electrons.
     """
-    compiled = _compiled(jax.default_backend())
-    return compiled(scene, tables, windows, beam, key=key, electrons=electrons)
+    lanes = beam.y_nm.shape[0]
+    platform = jax.default_backend()
+    block = min(_BLOCK, lanes) if platform == "cpu" else lanes
+    compiled = _compiled(platform)
+    return compiled(scene, tables, windows, beam, keys=keys, electrons=electrons, block=block)
 
 
 @functools.cache
 def _compiled(platform: str) -> Callable[..., Tally]:
     """`_transport`, compiled such that ``_store`` works on a CPU."""
     options = {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" else None
-    return jax.jit(_transport, static_argnames=("electrons",), compiler_options=options)
+    return jax.jit(_transport, static_argnames=("electrons", "block"), compiler_options=options)
 
 
-def _transport(scene, tables, windows, beam, *, key, electrons) -> Tally:
+def _transport(scene, tables, windows, beam, *, keys, electrons, block) -> Tally:
     lanes = beam.y_nm.shape[0]
-    zero = jnp.zeros(lanes, jnp.float32)
-    nothing = _Electron(
-        y=zero, x=zero, z=zero, v=zero, u=zero, w=zero + 1, energy=zero + 1, deepest=zero,
-        mode=jnp.full(lanes, _READY, jnp.int32),
-    )  # fmt: skip
-    counts = jnp.zeros((windows.kind.shape[0], lanes), jnp.float32)
+    blocks = -(-lanes // block)
+    block = -(-lanes // blocks)
+    spare = blocks * block - lanes
+    zero = jnp.zeros(lanes + spare, jnp.float32)
+    counts = jnp.zeros((windows.kind.shape[0], lanes + spare), jnp.float32)
+    left = jnp.full(lanes + spare, electrons, jnp.int32).at[lanes:].set(0)
     state = _State(
-        now=nothing,
+        now=_Electron(
+            y=zero, x=zero, z=zero, v=zero, u=zero, w=zero + 1, energy=zero + 1, deepest=zero,
+            mode=jnp.full_like(left, _READY),
+        ),
         saved=(zero,) * 6,
         weight=zero,
-        left=jnp.full(lanes, electrons, jnp.int32),
+        left=left,
         current=counts,
         total=counts,
         squares=counts,
-        keys=seed_lanes(key, lanes),
+        keys=tuple(jnp.pad(part, (0, spare)) for part in keys),
         drawn=jnp.zeros((), jnp.uint32),
         steps=jnp.zeros((), jnp.int32),
-    )
+    )  # fmt: skip
+    entry = [jnp.pad(at, (0, spare)) for at in (beam.y_nm, beam.x_nm, beam.face_nm)]
+    # Whose lane it is moves along when busy lanes are gathered.
+    work = (state, entry, jnp.arange(lanes + spare))
 
-    def busy(state):
-        return jnp.any((state.left > 0) | (state.now.mode != _READY))
-
-    def advance(state):
+    def advance(state, entry):
+        at = dict(zip(("y_nm", "x_nm", "face_nm"), entry, strict=True))
+        here = dataclasses.replace(beam, **at)
         return jax.lax.fori_loop(
-            0, _STEPS_PER_CHECK, lambda _, s: _step(s, scene, tables, windows, beam), state
+            0, _STEPS_PER_CHECK, lambda _, s: _step(s, scene, tables, windows, here), state
         )
 
-    state = jax.lax.while_loop(busy, advance, state)
+    def advance_block(number, work):
+        state, entry, owner = work
+        cut = functools.partial(
+            jax.lax.dynamic_slice_in_dim, start_index=number * block, slice_size=block, axis=-1
+        )
+        paste = functools.partial(
+            jax.lax.dynamic_update_slice_in_dim, start_index=number * block, axis=-1
+        )
+        part = jax.tree.map(lambda leaf: cut(leaf) if leaf.ndim else leaf, state)
+        after = advance(part, [cut(at) for at in entry])
+        after = dataclasses.replace(after, drawn=state.drawn)  # blocks draw the same numbers
+        state = jax.tree.map(lambda old, new: paste(old, new) if old.ndim else new, state, after)
+        return state, entry, owner
+
+    def gather_busy(work):
+        order = jnp.argsort(~_busy(work[0]))
+        return jax.tree.map(lambda leaf: leaf[..., order] if leaf.ndim else leaf, work)
+
+    def advance_all(carry):
+        work, occupied = carry
+        needed = -(-jnp.sum(_busy(work[0]), dtype=jnp.int32) // block)
+        work = jax.lax.cond(needed < occupied, gather_busy, lambda work: work, work)
+        state, entry, owner = jax.lax.fori_loop(0, needed, advance_block, work)
+        drawn = state.drawn + jnp.uint32(_STEPS_PER_CHECK * _DRAWS)
+        return (dataclasses.replace(state, drawn=drawn), entry, owner), needed
+
+    (state, _, owner), _ = jax.lax.while_loop(
+        lambda carry: jnp.any(_busy(carry[0][0])), advance_all, (work, jnp.int32(blocks))
+    )
+    place = jnp.argsort(owner)[:lanes]
     return Tally(
-        total=state.total + state.current,
-        squares=state.squares + state.current**2,
+        total=(state.total + state.current)[:, place],
+        squares=(state.squares + state.current**2)[:, place],
         steps=state.steps,
     )
+
+
+def _busy(state: _State) -> Array:
+    return (state.left > 0) | (state.now.mode != _READY)
