@@ -33,7 +33,7 @@ except ImportError:
 
 ENERGIES_KEV = (1.0, 2.0, 5.0, 20.0)
 REPEATS = 3
-SECONDS = 2.0  # of a repeat, roughly
+SECONDS = 1.0  # of a repeat, roughly
 _RULE = "0" * 64
 # PENELOPE's quadric format: a cylinder of radius and depth 1 cm, deep as any range here.
 _GOLD_BODY = f"""gold
