@@ -1,7 +1,10 @@
-"""Does the Monte Carlo backscatter as clean surfaces do?
+"""Does the Monte Carlo backscatter as clean surfaces do, and has its secondary yield their shape?
 
-Question: does eta of C, Al, Si, Cu and Au from 0.5 to 30 keV lie inside the spread of the measured
-values (below 6 keV those of clean surfaces: El Gomati & Assad, Bronstein & Fraiman)?
+Question 1: does eta of C, Al, Si, Cu and Au from 0.5 to 30 keV lie inside the spread of the
+measured values (below 6 keV those of clean surfaces: El Gomati & Assad, Bronstein & Fraiman)?
+
+Question 2: does the secondary yield of C, Al, Si, Cu and Au peak where measured ones do, and fall
+from the peak as they do? Heights are no question: measured sets differ by a factor of two.
 
 Command: ``python experiments/electron_yields.py`` (about 2 minutes on 2 cores). Needs the shared
 data (``../shared/data/physics``). A measurement counts for an energy within 15 % of it; the spread
@@ -12,6 +15,16 @@ Not inside, where a single clean-surface value stands against us: carbon 0.5 to 
 27 and 13 % higher), aluminium 1 to 3 keV (9 %), silicon 1 keV (9 %), copper (16 to 21 %).
 For C, Si and Cu NIST EPQ and PenRed side with us. Part of it is that measurements count every
 electron above 50 eV, fast secondaries too (8 to 14 % in PenRed), and we count beam electrons only.
+
+Secondaries: 6 of the 8 ratios to the peak that measured sets have at 2, 5, 10, 20 keV lie within
+10 % of their spread. Gold peaks at 0.60 keV (sets: 0.50, 0.86), ratios 0.75, 0.43, 0.27, 0.16
+(sets: 0.46-0.86, 0.28-0.48, 0.30, 0.22; the set above 5 keV begins at 1 keV, which understates its
+peak and overstates its ratios, but also its fall from 5 to 20 keV, 0.46, is slower than our 0.37);
+copper at 0.43 keV (0.50, 0.72), 0.59 at 2 keV (0.53-0.75); silicon at 0.32 keV (at or below 0.20),
+0.40 (0.36). Not inside: aluminium, at or below 0.20 keV (0.34), 0.34 at 2 keV (0.47); and gold at
+20 keV. No set of carbon is at hand: it peaks at 0.29 keV. One set stands against us in each. Fast
+secondaries (Moller cross section, Murata et al. 1981, doi 10.1063/1.329366) carry loss towards the
+surface and may account for part of it; untried.
 """
 
 import argparse
@@ -26,17 +39,13 @@ from fibsim.montecarlo import bulk_yields
 
 ENERGIES_KEV = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
 CLEAN = ("El Gomati", "Bronstein")
+SE_ENERGIES_KEV = (0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
+SE_RATIOS_KEV = (2.0, 5.0, 10.0, 20.0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(__file__).resolve().parents[2] / "shared" / "data" / "physics"
-    parser.add_argument("--data", type=Path, default=default)
-    parser.add_argument("--electrons", type=int, default=40000)
-    options = parser.parse_args()
-    if not options.data.is_dir():
-        raise SystemExit(f"{options.data} is absent; give the folder with --data")
-    with (options.data / "eta_measured.csv").open() as file:
+def backscatter(data: Path, electrons: int) -> None:
+    """Table of eta against the spread of the measured sets."""
+    with (data / "eta_measured.csv").open() as file:
         measured = list(csv.DictReader(file))
     inside = compared = 0
     print("solid   keV     eta +- error   measured (sets)    inside")
@@ -52,7 +61,7 @@ def main() -> None:
             out = bulk_yields(
                 composition(element),
                 beam_kev=kev,
-                electrons=options.electrons,
+                electrons=electrons,
                 key=jax.random.key(0),
                 detectors=["BSE"],
             )
@@ -69,6 +78,83 @@ def main() -> None:
                 )
             print(f"{element:5s} {kev:5g}  {eta:.4f} +- {error:.4f}   {text}", flush=True)
     print(f"inside {inside} of {compared}")
+
+
+def peak(energies: np.ndarray, yields: np.ndarray) -> tuple[float, float]:
+    """Energy in keV and height of the largest yield, by a parabola in ln E through its neighbours.
+
+    At the first or last energy it is that value: the peak lies there or beyond.
+    """
+    top = int(np.argmax(yields))
+    if not 0 < top < len(yields) - 1:
+        return float(energies[top]), float(yields[top])
+    near = slice(top - 1, top + 2)
+    a, b, c = np.polyfit(np.log(energies[near]), yields[near], 2)
+    return float(np.exp(-b / (2 * a))), float(c - b * b / (4 * a))
+
+
+def shape(energies: np.ndarray, yields: np.ndarray) -> tuple[float, list[float]]:
+    """Peak energy in keV, and yields over the peak's at SE_RATIOS_KEV (NaN outside the data)."""
+    at, height = peak(energies, yields)
+    logs = np.interp(
+        np.log(SE_RATIOS_KEV), np.log(energies), np.log(yields), left=np.nan, right=np.nan
+    )
+    return at, list(np.exp(logs) / height)
+
+
+def secondaries(data: Path, electrons: int) -> None:
+    """Table of the secondary yield's peak and of its fall, against every measured set."""
+    with (data / "se_yield_measured.csv").open() as file:
+        measured = list(csv.DictReader(file))
+    print(
+        "solid  source                 peak keV   " + "  ".join(f"{e:g} keV" for e in SE_RATIOS_KEV)
+    )
+    inside = compared = 0
+    for element in ("C", "Al", "Si", "Cu", "Au"):
+        yields = np.array([
+            bulk_yields(
+                composition(element), beam_kev=kev, electrons=electrons, key=jax.random.key(1),
+                detectors=["SE"],
+            ).mean[0]
+            for kev in SE_ENERGIES_KEV
+        ])  # fmt: skip
+        at, ours = shape(np.array(SE_ENERGIES_KEV), yields)
+        sets = []
+        for source in sorted({r["source"] for r in measured if r["element"] == element}):
+            rows = sorted(
+                (float(r["energy_keV"]), float(r["delta"]))
+                for r in measured
+                if (r["element"], r["source"]) == (element, source)
+            )
+            if len(rows) > 3 and rows[0][0] <= 1.0:  # else it does not show its peak
+                energies, deltas = np.array(rows).T
+                sets.append((source, *shape(energies, deltas)))
+        for source, where, ratios in [("Monte Carlo", at, ours), *sets]:
+            text = "  ".join(f"{r:5.2f}" if r == r else "    -" for r in ratios)
+            print(f"{element:6s} {source:24s} {where:6.2f}   {text}", flush=True)
+        for number, value in enumerate(ours):
+            known = [ratios[number] for *_, ratios in sets if ratios[number] == ratios[number]]
+            if known:
+                within = 0.9 * min(known) <= value <= 1.1 * max(known)
+                compared, inside = compared + 1, inside + within
+                if not within:
+                    print(f"{element:6s} not inside at {SE_RATIOS_KEV[number]:g} keV")
+    print(f"ratios inside {inside} of {compared}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(__file__).resolve().parents[2] / "shared" / "data" / "physics"
+    parser.add_argument("--data", type=Path, default=default)
+    parser.add_argument("--electrons", type=int, default=40000)
+    parser.add_argument("--only", choices=("eta", "se"))
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        raise SystemExit(f"{options.data} is absent; give the folder with --data")
+    if options.only != "se":
+        backscatter(options.data, options.electrons)
+    if options.only != "eta":
+        secondaries(options.data, options.electrons)
 
 
 if __name__ == "__main__":

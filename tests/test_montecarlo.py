@@ -5,6 +5,9 @@ where they are absent.
 """
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -82,12 +85,8 @@ def test_shipped_table_is_what_the_solver_gives():
 
 
 def test_uniform_numbers_have_the_moments_of_uniform_numbers():
-    state = seed_lanes(KEY, 4096)
-    numbers = []
-    for _ in range(64):
-        state, number = uniform(state)
-        numbers.append(np.asarray(number))
-    u = np.stack(numbers)
+    keys = seed_lanes(KEY, 4096)
+    u = np.stack([np.asarray(uniform(keys, jnp.uint32(n))) for n in range(64)])
     assert 0 < u.min() and u.max() < 1
     n = u.size
     assert u.mean() == pytest.approx(0.5, abs=5 * np.sqrt(1 / 12 / n))
@@ -191,6 +190,59 @@ def test_secondary_yield_falls_with_energy_and_rises_with_tilt():
     assert np.all(np.diff(yields) < 0)
     tilted = bulk_yields(GOLD, beam_kev=2.0, tilt_deg=60.0, electrons=16384, key=KEY).mean[0]
     assert 1.3 < tilted / yields[1] < 2.1  # at most the secant law's 2
+
+
+# Blocks and devices
+
+
+def test_blocks_of_lanes_do_not_change_the_result(monkeypatch):
+    from fibsim.montecarlo import transport
+
+    whole = image_yields(cube(), (None, GOLD), **{**ARGUMENTS, "electrons": 5})
+    monkeypatch.setattr(transport, "_BLOCK", 7)
+    blocks = image_yields(cube(), (None, GOLD), **{**ARGUMENTS, "electrons": 5})
+    np.testing.assert_allclose(whole.mean, blocks.mean, rtol=1e-5)
+    assert whole.steps == blocks.steps
+
+
+_ON_DEVICES = """
+import jax, numpy as np
+from fibsim.materials import composition
+from fibsim.montecarlo import image, image_yields
+image._LANES["cpu"] = image._LEAST_LANES = 4  # batches for all devices
+phases = np.ones((4, 4, 4), np.uint8)
+phases[:3, 1:3, 1:3] = 0
+devices, used, transport = jax.local_devices(), set(), image.transport
+def recorded(*args, **kwargs):
+    tally = transport(*args, **kwargs)
+    used.update(tally.total.devices())
+    return tally
+image.transport = recorded
+for several in (devices, devices[:1]):
+    used.clear()
+    jax.local_devices = lambda: several
+    out = image_yields(
+        phases, (None, composition("Au")), voxel_nm=(2.0,) * 3, beam_kev=0.5, faces_nm=[0.0],
+        pixel_nm=2.0, electrons=4, key=jax.random.key(0),
+    )
+    print(len(used), *out.mean.ravel())
+"""
+
+
+def test_several_devices_give_the_result_of_one():
+    """Batches are dealt out to devices; every pixel has its own seed, wherever it runs."""
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_DEVICES],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    four, one = (line.split() for line in done.stdout.splitlines())
+    assert (four[0], one[0]) == ("4", "1")
+    assert four[1:] == one[1:]
+    assert max(map(float, one[1:])) > 0
 
 
 # Voxels

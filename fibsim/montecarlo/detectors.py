@@ -68,7 +68,7 @@ class Windows:
     cos_high: Float[Array, " detector"]
     depth_nm: Float[Array, " detector"]
 
-    def counts(self, kind: int, energy: Array, cosine: Array, depth: Array) -> Array:
+    def counts(self, kind: Array | int, energy: Array, cosine: Array, depth: Array) -> Array:
         """1 for every (detector, lane) whose electron is counted."""
         column = (slice(None), None)
         return (

@@ -1,7 +1,7 @@
 """What an electron meets in a phase: free path, angle, energy loss and secondaries, as tables.
 
 `transport_tables` turns chemical compositions into the arrays that the transport kernel looks up,
-equidistant in ln E from 50 eV to 30 keV. Lengths in nm, energies in keV.
+32 energies an octave from 50 eV to 30 keV (see `draw_row`). Lengths in nm, energies in keV.
 """
 
 import dataclasses
@@ -21,18 +21,19 @@ from fibsim.montecarlo.mott import ENERGIES_KEV, quantile_grid
 
 __all__ = [
     "ELASTIC_MODELS",
-    "LN_HIGHEST",
-    "LN_LOWEST",
     "LOWEST_KEV",
     "TransportTables",
+    "draw_row",
     "transport_tables",
 ]
 
 LOWEST_KEV = float(ENERGIES_KEV[0])
-LN_LOWEST, LN_HIGHEST = math.log(ENERGIES_KEV[0]), math.log(ENERGIES_KEV[-1])
 ELASTIC_MODELS = ("mott", "browning")
-ROWS = 96
-_LN_E = np.linspace(LN_LOWEST, LN_HIGHEST, ROWS)
+# Energies equidistant in the bits of a float: linear within an octave, 32 steps to each.
+_ROW_BITS = 23 - 5
+_LOWEST_BITS, _HIGHEST_BITS = (int(np.float32(ENERGIES_KEV[i]).view(np.int32)) for i in (0, -1))
+ROWS = ((_HIGHEST_BITS - _LOWEST_BITS) >> _ROW_BITS) + 2
+_LN_E = np.log((_LOWEST_BITS + (np.arange(ROWS, dtype=np.int32) << _ROW_BITS)).view(np.float32))
 _AVOGADRO = 6.02214076e23
 
 
@@ -43,21 +44,32 @@ class TransportTables:
 
     Attributes:
         attenuation: inverse elastic mean free path, 1/nm.
-        largest: the largest attenuation of any phase.
         stopping: energy loss per path, keV/nm.
         range_nm: path left until 50 eV.
         sine_half: quantiles of sin(theta / 2) at the probabilities of `mott.quantile_grid`.
         se_per_kev: secondaries released per keV of lost energy.
         se_escape_nm: attenuation length of secondaries.
+        vacuum: which phases are none.
     """
 
     attenuation: Float[Array, "phase energy"]
-    largest: Float[Array, " energy"]
     stopping: Float[Array, "phase energy"]
     range_nm: Float[Array, "phase energy"]
     sine_half: Float[Array, "phase energy quantile"]
     se_per_kev: Float[Array, " phase"]
     se_escape_nm: Float[Array, " phase"]
+    vacuum: tuple[bool, ...] = dataclasses.field(metadata=dict(static=True))
+
+
+def draw_row(energy_kev: Array, number: Array) -> Array:
+    """One of the two rows next to an energy, in proportion to nearness.
+
+    With a ``number`` uniform in 0..1 the mean of what is looked up is the linear interpolation, at
+    half its cost and without a logarithm.
+    """
+    bits = jax.lax.bitcast_convert_type(energy_kev, jnp.int32) - _LOWEST_BITS
+    drawn = bits + (number * 2.0**_ROW_BITS).astype(jnp.int32)
+    return jnp.clip(drawn >> _ROW_BITS, 0, ROWS - 1)
 
 
 @functools.cache
@@ -206,4 +218,4 @@ def transport_tables(
     )
     rows = [empty if p is None else _phase(p, elastic) for p in phases]
     stacked = {name: jnp.asarray(np.stack([r[name] for r in rows]), jnp.float32) for name in empty}
-    return TransportTables(**stacked, largest=jnp.max(stacked["attenuation"], axis=0))
+    return TransportTables(**stacked, vacuum=tuple(p is None for p in phases))

@@ -17,21 +17,25 @@ finish at nearly the same time and tallies need no scattering of memory.
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from fibsim.montecarlo.detectors import KINDS, Windows
-from fibsim.montecarlo.random_bits import seed_lanes, uniform
-from fibsim.montecarlo.scattering import LN_HIGHEST, LN_LOWEST, LOWEST_KEV, TransportTables
+from fibsim.montecarlo.random_bits import uniform
+from fibsim.montecarlo.scattering import LOWEST_KEV, TransportTables, draw_row
 from fibsim.montecarlo.scene import MOST_PHASES, Scene
 
 __all__ = ["Beam", "Tally", "transport"]
 
-_READY, _PRIMARY, _SECONDARY = 0, 1, 2
+# What a lane follows: nothing, a beam electron, a secondary of one, a secondary of one that ended.
+_READY, _PRIMARY, _SECONDARY, _ORPHAN = range(4)
 _SE, _BSE, _TRANSMITTED = range(len(KINDS))
 _STEPS_PER_CHECK = 32
+_DRAWS = 11  # random numbers per step
+_BLOCK = 2048  # lanes that advance together on a CPU
 _GROUND_NM = 5000.0  # below a lowest layer that goes on, nothing comes back from deeper
 
 
@@ -84,38 +88,52 @@ class _Electron:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _State:
     now: _Electron
-    saved: _Electron  # the beam electron, while a secondary of its flies
+    saved: tuple[Array, ...]  # place and direction of the beam electron whose secondary flies
     weight: Array  # of the secondary that flies
     left: Array
     current: Array  # (detector, lane) of the electron under way
     total: Array
     squares: Array
-    random: tuple[Array, ...]
+    keys: tuple[Array, Array]
+    drawn: Array  # numbers that every lane has drawn
     steps: Array
 
 
-def _choose(condition: Array, yes: _Electron, no: _Electron) -> _Electron:
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+# XLA's CPU backend computes a value anew in every array that needs it, all the way from the random
+# numbers. A barrier stores it once; `transport` keeps the compiler from dropping the barriers.
+_store = jax.lax.optimization_barrier
 
 
-def _wrap(position: Array, scene: Scene, axis: int) -> Array:
-    size = scene.shape[axis] * scene.voxel_nm[axis]
-    return position - jnp.floor(position / size) * size
+def _look_up(table: Array, index: Array) -> Array:
+    """Entries of a flat table, apart from all else: loops with look-ups are not vectorised."""
+    return _store(table.at[_store(index)].get(mode="promise_in_bounds"))
+
+
+def _by_phase(values: Sequence, phase: Array) -> Array:
+    """``values[phase]`` for few phases, by choices instead of memory."""
+    out = values[0]
+    for number, value in enumerate(values[1:], 1):
+        out = jnp.where(phase == number, value, out)
+    return jnp.broadcast_to(out, phase.shape)
+
+
+def _wrap(position: Array, size: Array) -> Array:
+    return position - jnp.floor(position * (1 / size)) * size
 
 
 def _cell(scene: Scene, y: Array, x: Array, z: Array) -> tuple[Array, Array]:
     """Phase and clearance in nm at a point."""
-    nz, ny, nx = scene.shape
-    k = jnp.clip(jnp.floor(z / scene.voxel_nm[0]).astype(jnp.int32), 0, nz - 1)
-    j = jnp.floor(y / scene.voxel_nm[1]).astype(jnp.int32)
-    i = jnp.floor(x / scene.voxel_nm[2]).astype(jnp.int32)
-    # Points have been wrapped to within one period already, but may lie past it by one step.
-    if scene.periodic:
-        j, i = j % ny, i % nx
-    else:
-        j, i = jnp.clip(j, 0, ny - 1), jnp.clip(i, 0, nx - 1)
-    code = scene.cells[(k * ny + j) * nx + i].astype(jnp.int32)
-    return code % MOST_PHASES, (code // MOST_PHASES).astype(jnp.float32) * scene.clearance_nm
+    numbers = []
+    for position, side, count, periodic in zip(
+        (z, y, x), scene.voxel_nm, scene.shape, (False, scene.periodic, scene.periodic), strict=True
+    ):
+        if periodic:
+            position = _wrap(position, count * side)
+        numbers.append(jnp.clip((position * (1 / side)).astype(jnp.int32), 0, count - 1))
+    k, j, i = numbers
+    code = _look_up(scene.cells, (k * scene.shape[1] + j) * scene.shape[2] + i).astype(jnp.int32)
+    clearance = (code // MOST_PHASES).astype(jnp.float32) * scene.clearance_nm
+    return code % MOST_PHASES, clearance
 
 
 def _to_border(scene: Scene, e: _Electron) -> Array:
@@ -124,7 +142,7 @@ def _to_border(scene: Scene, e: _Electron) -> Array:
     for position, direction, side in zip(
         (e.z, e.y, e.x), (e.w, e.v, e.u), scene.voxel_nm, strict=True
     ):
-        inside = position - jnp.floor(position / side) * side
+        inside = _wrap(position, side)
         ahead = jnp.where(direction > 0, side - inside, inside)
         way = jnp.minimum(way, ahead / jnp.maximum(jnp.abs(direction), 1e-6))
     return way + 2e-3 * scene.voxel_nm[0]
@@ -164,215 +182,283 @@ def _turn(
         sine * (cos_a * p + sin_a * q) + cosine * d
         for p, q, d in zip(first, second, (e.u, e.v, e.w), strict=True)
     )
-    norm = jax.lax.rsqrt(u * u + v * v + w * w)
+    # Rounding moves the length from 1 by so little that a Newton step restores it.
+    norm = 1.5 - 0.5 * (u * u + v * v + w * w)
     return v * norm, u * norm, w * norm
 
 
 def _step(
     state: _State, scene: Scene, tables: TransportTables, windows: Windows, beam: Beam
 ) -> _State:
-    random, draws = state.random, []
-    for _ in range(9):
-        random, number = uniform(random)
-        draws.append(number)
-    r0, r1, r2, r3, r4, r5, r6, r7, r8 = draws
+    (r_path, r_accept, r_first, r_second, r_third, r_row, r_turn, r_release, r_along, r_cosine,
+     r_azimuth) = (
+        _store(uniform(state.keys, state.drawn + jnp.uint32(i))) for i in range(_DRAWS)
+    )  # fmt: skip
     e = state.now
-    cos = jnp.cos(beam.tilt)
+    sin_tilt, cos_tilt = jnp.sin(beam.tilt), jnp.cos(beam.tilt)
     depth = scene.shape[0] * scene.voxel_nm[0]
-    rows = tables.attenuation.shape[1]
-    scale = (rows - 1) / (LN_HIGHEST - LN_LOWEST)
 
     # A lane whose electron has ended books it and launches its next one, which flies from the
     # next iteration on, so both may use the same random numbers.
-    launch = (e.mode == _READY) & (state.left > 0)
+    idle = e.mode == _READY
+    launch = idle & (state.left > 0)
     booked = jnp.where(launch, state.current, 0.0)
     total = state.total + booked
     squares = state.squares + booked * booked
     current = jnp.where(launch, 0.0, state.current)
     left = state.left - launch.astype(state.left.dtype)
-    log_r0 = jnp.log(r0)
-    sin_r4, cos_r4 = _circle(r4)
-    radius = beam.probe_nm * jnp.sqrt(-2 * log_r0)
-    entry = _Electron(
-        y=beam.y_nm + (r2 - 0.5) * beam.pixel_nm + radius * sin_r4,
-        x=beam.x_nm + (r3 - 0.5) * beam.pixel_nm + radius * cos_r4,
-        z=beam.face_nm + 1e-4,
-        v=jnp.sin(beam.tilt) * jnp.ones_like(e.v),
-        u=jnp.zeros_like(e.u),
-        w=cos * jnp.ones_like(e.w),
-        energy=beam.energy_kev * jnp.ones_like(e.energy),
-        deepest=jnp.zeros_like(e.deepest),
-        mode=jnp.full_like(e.mode, _PRIMARY),
-    )
-    if scene.periodic:
-        e = dataclasses.replace(e, y=_wrap(e.y, scene, 1), x=_wrap(e.x, scene, 2))
-    primary, secondary = e.mode == _PRIMARY, e.mode == _SECONDARY
+    log_path = _store(jnp.log(r_path))
+    sin_turn, cos_turn = _store(_circle(r_turn))
+    radius = beam.probe_nm * jnp.sqrt(-2 * log_path)
+    entry = (
+        beam.y_nm + (r_first - 0.5) * beam.pixel_nm + radius * sin_turn,
+        beam.x_nm + (r_row - 0.5) * beam.pixel_nm + radius * cos_turn,
+        beam.face_nm + 1e-4, sin_tilt, 0.0, cos_tilt,
+    )  # fmt: skip
+    primary, secondary = e.mode == _PRIMARY, e.mode >= _SECONDARY
 
     # Flight.
-    phase, clearance = _cell(scene, e.y, e.x, e.z)
-    position = jnp.clip((jnp.log(e.energy) - LN_LOWEST) * scale, 0.0, rows - 1.001)
-    row = position.astype(jnp.int32)
-    part = position - row
-
-    def look_up(table, index):
-        flat = table.reshape(-1)
-        low = flat[index * rows + row]
-        return low + part * (flat[index * rows + row + 1] - low)
-
-    here = look_up(tables.attenuation, phase)
-    largest = look_up(tables.largest, 0)
-    void = here <= 0
+    rows = tables.attenuation.shape[1]
+    row = draw_row(e.energy, r_row)
+    phase, clearance = _store(_cell(scene, e.y, e.x, e.z))
+    attenuations = [
+        jnp.zeros_like(e.z) if vacuum else _look_up(tables.attenuation[number], row)
+        for number, vacuum in enumerate(tables.vacuum)
+    ]
+    stopping = _look_up(tables.stopping.reshape(-1), phase * rows + row)
+    range_nm = _look_up(tables.range_nm.reshape(-1), phase * rows + row)
+    here = _by_phase(attenuations, phase)
+    largest = functools.reduce(jnp.maximum, attenuations)
+    void = _by_phase(tables.vacuum, phase)
     inside = clearance > 0
     # Well inside a phase its own attenuation will do, up to the clearance.
     assumed = jnp.where(inside, here, largest)
-    free = -log_r0 / jnp.maximum(assumed, 1e-12)
+    free = -log_path / jnp.maximum(assumed, 1e-12)
     straight = jnp.where(inside, clearance, _to_border(scene, e))
     limit = jnp.where(inside & (here < largest), clearance, jnp.inf)
     way = jnp.where(void | secondary, straight, jnp.minimum(free, limit))
     stopped = ~void & (free <= limit)
-    y, x, z = e.y + way * e.v, e.x + way * e.u, e.z + way * e.w
+    way, stopped, assumed, void = _store((way, stopped, assumed, void))
+    y, x, z = _store((e.y + way * e.v, e.x + way * e.u, e.z + way * e.w))
     above = z < beam.face_nm
     below = z > depth + (0.0 if scene.open_below else _GROUND_NM)
     next_phase, _ = _cell(scene, y, x, z)
-    next_attenuation = jnp.where(below, 0.0, look_up(tables.attenuation, next_phase))
-    next_void = next_attenuation <= 0
+    next_void = below | _by_phase(tables.vacuum, next_phase)
 
     # Loss along what of the flight lay in the solid: half of it where it ends outside.
     same = (next_phase == phase) & ~above
-    loss = jnp.where(primary & ~void, look_up(tables.stopping, phase) * way, 0.0)
-    loss = loss * jnp.where(same, 1.0, 0.5)
+    loss = jnp.where(primary & ~void, stopping * way, 0.0) * jnp.where(same, 1.0, 0.5)
     energy = e.energy - loss
-    deepest = jnp.maximum(e.deepest, z - beam.face_nm)
+    deepest = jnp.where(primary, jnp.maximum(e.deepest, z - beam.face_nm), e.deepest)
 
     # Elastic collision.
-    collides = primary & stopped & ~above & (r1 * assumed < next_attenuation)
+    accepted = r_accept * assumed < _by_phase(attenuations, next_phase)
+    collides = primary & stopped & ~above & ~next_void & accepted
+    # The table's grid is such that 1 - (coordinate) is the cube root of a uniform number, which
+    # the largest of three is, too.
     nodes = tables.sine_half.shape[-1]
-    coordinate = (1.0 - jnp.exp(jnp.log(1.0 - r2) / 3)) * (nodes - 1)  # cbrt is not vectorised
+    coordinate = (1.0 - jnp.maximum(r_first, jnp.maximum(r_second, r_third))) * (nodes - 1)
     node = jnp.minimum(coordinate.astype(jnp.int32), nodes - 2)
-    # One of the two neighbouring energies, in proportion to their nearness.
-    angle_row = row + (r3 < part)
-    flat = tables.sine_half.reshape(-1)
-    start = (next_phase * rows + angle_row) * nodes + node
-    half = flat[start] + (coordinate - node) * (flat[start + 1] - flat[start])
-    cosine, sine = 1 - 2 * half * half, 2 * half * jnp.sqrt(jnp.maximum(1 - half * half, 0.0))
-    v, u, w = _turn(e, cosine, sine, cos_r4, sin_r4)
-    v, u, w = (jnp.where(collides, new, old) for new, old in ((v, e.v), (u, e.u), (w, e.w)))
+    angles = tables.sine_half.reshape(-1)
+    start = (next_phase * rows + row) * nodes + node
+    low, high = _look_up(angles, start), _look_up(angles, start + 1)
+    half = low + (coordinate - node) * (high - low)
+    cosine, sine = _store(
+        (1 - 2 * half * half, 2 * half * jnp.sqrt(jnp.maximum(1 - half * half, 0.0)))
+    )
+    turned = _turn(e, cosine, sine, cos_turn, sin_turn)
+    v, u, w = (
+        jnp.where(collides, new, old) for new, old in zip(turned, (e.v, e.u, e.w), strict=True)
+    )
+    v, u, w, loss, energy, deepest, same, above, below, next_void = _store(
+        (v, u, w, loss, energy, deepest, same, above, below, next_void)
+    )
 
     # Where the electron's journey ends.
     surface = jnp.minimum(clearance, e.z - beam.face_nm)
     if scene.open_below:
         surface = jnp.minimum(surface, depth - e.z)
-    reach = look_up(tables.range_nm, phase) + 4 * tables.se_escape_nm[phase]
-    lost = ~void & (reach < surface)
+    escape_nm = _by_phase(tables.se_escape_nm, phase)
+    lost = ~void & (range_nm + 4 * escape_nm < surface)
     absorbed = primary & ~above & ~below & ((energy < LOWEST_KEV) | lost)
     taken_up = secondary & ~above & (~next_void | below)
     ended = (primary & (above | below)) | absorbed | (secondary & above) | taken_up
+    ended = _store(ended)
 
-    # Tally.
-    towards = -(e.v * jnp.sin(beam.tilt) + e.w * cos)  # cosine to the way back up the beam
-    awake = energy >= LOWEST_KEV
-    for kind, leaves in (
-        (_BSE, primary & above & awake),
-        (_TRANSMITTED, primary & below & awake & scene.open_below),
-    ):
-        seen = windows.counts(
-            kind, energy, jnp.abs(towards) if kind == _TRANSMITTED else towards, deepest
-        )
-        current = current + jnp.where(leaves, seen, 0.0)
-    seen = windows.counts(_SE, energy, towards, deepest)
-    current = current + jnp.where(secondary & above, state.weight * seen, 0.0)
+    # Tally: whatever leaves is one of three kinds.
+    towards = -(e.v * sin_tilt + e.w * cos_tilt)  # cosine to the way back up the beam
+    kind = jnp.where(secondary, _SE, jnp.where(above, _BSE, _TRANSMITTED))
+    awake = primary & (above | (below & scene.open_below)) & (energy >= LOWEST_KEV)
+    leaving = jnp.where(secondary & above, state.weight, awake.astype(jnp.float32))
+    towards = jnp.where(kind == _TRANSMITTED, jnp.abs(towards), towards)
+    kind, leaving, towards = _store((kind, leaving, towards))
 
     # A secondary released on this flight.
-    expected = loss * tables.se_per_kev[phase]
-    released = (r5 < expected) & (expected > 0)
+    expected = loss * _by_phase(tables.se_per_kev, phase)
     weight = jnp.maximum(expected, 1.0)
-    sy, sx, sz = e.y + r6 * way * e.v, e.x + r6 * way * e.u, e.z + r6 * way * e.w
+    sy, sx, sz = _store(
+        tuple(at + r_along * way * along for at, along in ((e.y, e.v), (e.x, e.u), (e.z, e.w)))
+    )
     s_phase, _ = _cell(scene, sy, sx, sz)
-    released = released & (s_phase == phase) & (sz >= beam.face_nm)
-    sv, su, sw = _isotropic(r7, r8)
-    # The escape length needs a number of its own; r1 and r4 are spent, but r5 below its bound is
-    # uniform again.
-    fresh = jnp.clip(r5 / jnp.maximum(jnp.minimum(expected, 1.0), 1e-12), 1e-7, 1.0)
-    escape = -tables.se_escape_nm[phase] * jnp.log(fresh)
-    ty, tx, tz = sy + escape * sv, sx + escape * su, sz + escape * sw
+    released = (r_release < expected) & (s_phase == phase) & (sz >= beam.face_nm)
+    sv, su, sw = _store(_isotropic(r_cosine, r_azimuth))
+    # The number that decided on the release is uniform again below its bound.
+    fresh = jnp.clip(r_release / jnp.maximum(jnp.minimum(expected, 1.0), 1e-12), 1e-7, 1.0)
+    escape = -escape_nm * jnp.log(fresh)
+    ty, tx, tz = _store((sy + escape * sv, sx + escape * su, sz + escape * sw))
     t_phase, _ = _cell(scene, ty, tx, tz)
-    t_void = tables.attenuation[t_phase, 0] <= 0
     out = released & (tz < beam.face_nm)
-    s_towards = -(sv * jnp.sin(beam.tilt) + sw * cos)
-    seen = windows.counts(_SE, energy, s_towards, deepest)
-    current = current + jnp.where(out, weight * seen, 0.0)
-    into_pore = released & ~out & t_void
+    into_pore = released & ~out & _by_phase(tables.vacuum, t_phase)
+    s_leaving, s_towards = jnp.where(out, weight, 0.0), -(sv * sin_tilt + sw * cos_tilt)
+    into_pore, s_leaving, s_towards = _store((into_pore, s_leaving, s_towards))
+    current = (
+        current
+        + leaving * windows.counts(kind, energy, towards, deepest)
+        + s_leaving * windows.counts(_SE, energy, s_towards, deepest)
+    )
 
-    moved = _Electron(
-        y=y, x=x, z=z, v=v, u=u, w=w, energy=jnp.maximum(energy, 1e-3), deepest=deepest,
-        mode=jnp.where(ended, _READY, e.mode),
-    )  # fmt: skip
-    idle = e.mode == _READY
-    moved = _choose(idle, _choose(launch, entry, e), moved)
+    if scene.periodic:
+        sides = [n * side for n, side in zip(scene.shape, scene.voxel_nm, strict=True)]
+        y, x, ty, tx = (_wrap(p, sides[axis]) for p, axis in ((y, 1), (x, 2), (ty, 1), (tx, 2)))
     # After a secondary its beam electron goes on from where it was.
     resumes = secondary & ended
-    after = _choose(resumes, state.saved, moved)
-    flies = _Electron(
-        y=ty, x=tx, z=tz, v=sv, u=su, w=sw, energy=e.energy, deepest=deepest,
-        mode=jnp.full_like(e.mode, _SECONDARY),
-    )  # fmt: skip
+    mode = jnp.where(ended, jnp.where(e.mode == _SECONDARY, _PRIMARY, _READY), e.mode)
+    flies = jnp.where(mode == _READY, _ORPHAN, _SECONDARY)
+    mode = jnp.where(idle, jnp.where(launch, _PRIMARY, _READY), mode)
+    mode = jnp.where(into_pore, flies, mode)
+
+    def place(entry, old, moved, saved, secondary):
+        moved = jnp.where(idle, jnp.where(launch, entry, old), jnp.where(resumes, saved, moved))
+        return jnp.where(into_pore, secondary, moved)
+
+    moved = (y, x, z, v, u, w)
+    now = map(
+        place, entry, (e.y, e.x, e.z, e.v, e.u, e.w), moved, state.saved, (ty, tx, tz, sv, su, sw)
+    )
+    y, x, z, v, u, w = now
     return _State(
-        now=_choose(into_pore, flies, after),
-        saved=_choose(into_pore, moved, state.saved),
+        now=_Electron(
+            y=y, x=x, z=z, v=v, u=u, w=w,
+            energy=jnp.where(launch, beam.energy_kev, jnp.maximum(energy, 1e-3)),
+            deepest=jnp.where(launch, 0.0, deepest),
+            mode=mode,
+        ),
+        saved=tuple(
+            jnp.where(into_pore, here, before)
+            for here, before in zip(moved, state.saved, strict=True)
+        ),
         weight=jnp.where(into_pore, weight, state.weight),
         left=left,
         current=current,
         total=total,
         squares=squares,
-        random=random,
+        keys=state.keys,
+        drawn=state.drawn + jnp.uint32(_DRAWS),
         steps=state.steps + jnp.sum(~idle, dtype=state.steps.dtype),
-    )
+    )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames=("electrons",))
 def transport(
     scene: Scene,
     tables: TransportTables,
     windows: Windows,
     beam: Beam,
     *,
-    key: jax.Array,
+    keys: tuple[UInt32[Array, " lane"], UInt32[Array, " lane"]],
     electrons: int,
 ) -> Tally:
     """Send ``electrons`` through every lane's pixel and count what leaves.
 
+    ``keys`` are those of the lanes' random numbers (`random_bits.seed_lanes`).
+
+    On a CPU lanes advance in blocks that fit its cache, and those with electrons left are gathered
+    into few blocks as others finish. Which block a lane is in does not change its result.
     Memory: about 150 bytes per lane, whatever the number of electrons.
     """
     lanes = beam.y_nm.shape[0]
-    zero = jnp.zeros(lanes, jnp.float32)
-    nothing = _Electron(
-        y=zero, x=zero, z=zero, v=zero, u=zero, w=zero + 1, energy=zero + 1, deepest=zero,
-        mode=jnp.full(lanes, _READY, jnp.int32),
-    )  # fmt: skip
-    counts = jnp.zeros((windows.kind.shape[0], lanes), jnp.float32)
+    platform = jax.default_backend()
+    block = min(_BLOCK, lanes) if platform == "cpu" else lanes
+    compiled = _compiled(platform)
+    return compiled(scene, tables, windows, beam, keys=keys, electrons=electrons, block=block)
+
+
+@functools.cache
+def _compiled(platform: str) -> Callable[..., Tally]:
+    """`_transport`, compiled such that ``_store`` works on a CPU."""
+    options = {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" else None
+    return jax.jit(_transport, static_argnames=("electrons", "block"), compiler_options=options)
+
+
+def _transport(scene, tables, windows, beam, *, keys, electrons, block) -> Tally:
+    lanes = beam.y_nm.shape[0]
+    blocks = -(-lanes // block)
+    block = -(-lanes // blocks)
+    spare = blocks * block - lanes
+    zero = jnp.zeros(lanes + spare, jnp.float32)
+    counts = jnp.zeros((windows.kind.shape[0], lanes + spare), jnp.float32)
+    left = jnp.full(lanes + spare, electrons, jnp.int32).at[lanes:].set(0)
     state = _State(
-        now=nothing,
-        saved=nothing,
+        now=_Electron(
+            y=zero, x=zero, z=zero, v=zero, u=zero, w=zero + 1, energy=zero + 1, deepest=zero,
+            mode=jnp.full_like(left, _READY),
+        ),
+        saved=(zero,) * 6,
         weight=zero,
-        left=jnp.full(lanes, electrons, jnp.int32),
+        left=left,
         current=counts,
         total=counts,
         squares=counts,
-        random=seed_lanes(key, lanes),
+        keys=tuple(jnp.pad(part, (0, spare)) for part in keys),
+        drawn=jnp.zeros((), jnp.uint32),
         steps=jnp.zeros((), jnp.int32),
-    )
+    )  # fmt: skip
+    entry = [jnp.pad(at, (0, spare)) for at in (beam.y_nm, beam.x_nm, beam.face_nm)]
+    # Whose lane it is moves along when busy lanes are gathered.
+    work = (state, entry, jnp.arange(lanes + spare))
 
-    def busy(state):
-        return jnp.any((state.left > 0) | (state.now.mode != _READY))
-
-    def advance(state):
+    def advance(state, entry):
+        at = dict(zip(("y_nm", "x_nm", "face_nm"), entry, strict=True))
+        here = dataclasses.replace(beam, **at)
         return jax.lax.fori_loop(
-            0, _STEPS_PER_CHECK, lambda _, s: _step(s, scene, tables, windows, beam), state
+            0, _STEPS_PER_CHECK, lambda _, s: _step(s, scene, tables, windows, here), state
         )
 
-    state = jax.lax.while_loop(busy, advance, state)
+    def advance_block(number, work):
+        state, entry, owner = work
+        cut = functools.partial(
+            jax.lax.dynamic_slice_in_dim, start_index=number * block, slice_size=block, axis=-1
+        )
+        paste = functools.partial(
+            jax.lax.dynamic_update_slice_in_dim, start_index=number * block, axis=-1
+        )
+        part = jax.tree.map(lambda leaf: cut(leaf) if leaf.ndim else leaf, state)
+        after = advance(part, [cut(at) for at in entry])
+        after = dataclasses.replace(after, drawn=state.drawn)  # blocks draw the same numbers
+        state = jax.tree.map(lambda old, new: paste(old, new) if old.ndim else new, state, after)
+        return state, entry, owner
+
+    def gather_busy(work):
+        order = jnp.argsort(~_busy(work[0]))
+        return jax.tree.map(lambda leaf: leaf[..., order] if leaf.ndim else leaf, work)
+
+    def advance_all(carry):
+        work, occupied = carry
+        needed = -(-jnp.sum(_busy(work[0]), dtype=jnp.int32) // block)
+        work = jax.lax.cond(needed < occupied, gather_busy, lambda work: work, work)
+        state, entry, owner = jax.lax.fori_loop(0, needed, advance_block, work)
+        drawn = state.drawn + jnp.uint32(_STEPS_PER_CHECK * _DRAWS)
+        return (dataclasses.replace(state, drawn=drawn), entry, owner), needed
+
+    (state, _, owner), _ = jax.lax.while_loop(
+        lambda carry: jnp.any(_busy(carry[0][0])), advance_all, (work, jnp.int32(blocks))
+    )
+    place = jnp.argsort(owner)[:lanes]
     return Tally(
-        total=state.total + state.current,
-        squares=state.squares + state.current**2,
+        total=(state.total + state.current)[:, place],
+        squares=(state.squares + state.current**2)[:, place],
         steps=state.steps,
     )
+
+
+def _busy(state: _State) -> Array:
+    return (state.left > 0) | (state.now.mode != _READY)
