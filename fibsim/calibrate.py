@@ -122,7 +122,9 @@ def fit_secondaries(
     ``S(t) = delta (s(t) + b int_0^t s'(z) eta_film(t - z) dz)``: the layer at depth z emits by
     the beam and by what the film below it backscatters; s is `escaped_share`. For films of
     many escape depths this is the straight line ``delta (1 + b eta_film(t))``. The line is held
-    at bulk, ``delta (1 + b eta)``, so one number is fitted, by weighted least squares.
+    at bulk, ``delta (1 + b eta)``, so one number is fitted, by weighted least squares with b not
+    negative. Where the beam stops within the escape depth films hardly determine b; its error
+    tells.
 
     Args:
         bulk: secondary yield of bulk and its error.
@@ -138,7 +140,7 @@ def fit_secondaries(
     contrast = direct - indirect
     weight = 1 / (errors**2 + (_MISFIT * yields) ** 2)
     norm = np.sum(weight * contrast**2)
-    delta = np.sum(weight * contrast * (yields - bulk[0] * indirect)) / norm
+    delta = min(np.sum(weight * contrast * (yields - bulk[0] * indirect)) / norm, bulk[0])
     by_films = 1 / math.sqrt(norm)
     by_bulk = bulk[1] * np.sum(weight * contrast * indirect) / norm
     ratio = bulk[0] / delta

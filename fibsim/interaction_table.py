@@ -132,6 +132,8 @@ def _check(path: Path, content: dict[str, np.ndarray]) -> None:
             raise InputError(f"{name!r} of {path} has shape {values.shape}, expected {shape}.")
         if name in _POSITIVE and np.any(values <= 0):
             raise InputError(f"{name!r} of {path} holds values that are not positive.")
+    if np.any(content["se_by_bse"] < 0):
+        raise InputError(f"'se_by_bse' of {path} holds negative values.")
 
 
 def load_tables(path: str | Path) -> dict[str, InteractionTable]:

@@ -180,6 +180,9 @@ def test_secondaries_of_thick_films_are_a_straight_line_of_their_backscatter():
     )
     assert (delta, b) == (pytest.approx(0.5, rel=2e-3), pytest.approx(2.0, rel=1e-2))
     assert all(0 < e < 0.2 for e in errors)
+    darker = 1.2 * yields / (1 + 2.0 * eta * film_share(thickness, *law))  # b would be negative
+    delta, b, *_ = fit_secondaries(thickness, darker, 0.01 * darker, (0.5, 0.005), eta, law, 0.1)
+    assert (delta, b) == (0.5, 0.0)
 
 
 def test_a_small_calibration_is_near_the_shipped_one_and_repeats():
@@ -222,6 +225,7 @@ def test_files_read_back(tmp_path):
         (dict(eta=None), "has no 'eta'"),
         (dict(eta=np.zeros((1, 2))), "shape"),
         (dict(depth_nm=-np.ones((1, 12))), "not positive"),
+        (dict(se_by_bse=-np.ones((1, 12))), "negative"),
         (dict(delta=np.full((1, 12), np.nan)), "no finite number"),
         (dict(energy_kev=np.ones(12)), "increasing"),
         (dict(materials=np.arange(1)), "list of names"),

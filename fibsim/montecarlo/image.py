@@ -22,6 +22,8 @@ __all__ = ["Yields", "bulk_yields", "film_yields", "image_yields"]
 # Lanes per batch: their state fits a core's cache; accelerators take more.
 _LANES = {"cpu": 4096}
 _LANES_ACCELERATOR = 1 << 18
+# A flat specimen's lanes are all alike: few with many electrons each end at about the same time.
+_LANES_FLAT = {"cpu": 256}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,7 +196,7 @@ def _run(entry, scene, tables, windows, beam_kev, pixel_nm, probe_nm, tilt_deg, 
 def _flat(scene, materials, beam_kev, tilt_deg, electrons, key, detectors, elastic):
     _check_beam(beam_kev, tilt_deg, electrons)
     chosen = _named(detectors)
-    lanes = min(electrons, _LANES.get(jax.default_backend(), _LANES_ACCELERATOR))
+    lanes = min(electrons, _LANES_FLAT.get(jax.default_backend(), _LANES_ACCELERATOR))
     each = math.ceil(electrons / lanes)
     total, squares, steps = _run(
         np.zeros((3, lanes), np.float32), scene, transport_tables(materials, elastic=elastic),
