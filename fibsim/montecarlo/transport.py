@@ -16,7 +16,6 @@ finish at nearly the same time and tallies need no scattering of memory.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -329,7 +328,7 @@ def _step(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("electrons",))
+@jax.jit
 def transport(
     scene: Scene,
     tables: TransportTables,
@@ -337,7 +336,7 @@ def transport(
     beam: Beam,
     *,
     key: jax.Array,
-    electrons: int,
+    electrons: Int[Array, ""] | int,
 ) -> Tally:
     """Send ``electrons`` through every lane's pixel and count what leaves.
 
