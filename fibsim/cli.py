@@ -198,6 +198,43 @@ class Montecarlo:
 
 
 @dataclasses.dataclass(frozen=True)
+class Calibrate:
+    """Measure what beams do in a solid by Monte Carlo: an interaction table over energy."""
+
+    material: tyro.conf.Positional[tuple[str, ...]]
+    """Materials of the table, or a name of your own with --weight-fractions."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("interaction_table.npz")
+    """File to write."""
+    weight_fractions: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Elements and their weight fractions, as Cu 0.7 Zn 0.3."""
+    density_g_cm3: float | None = None
+    """Density, needed with --weight-fractions."""
+    energies: tuple[float, ...] = ()
+    """Beam energies in keV, increasing (default twelve from 0.5 to 30)."""
+    electrons: int = 12288
+    """Beam electrons per film; bulk gets more, until its backscatter is known to 1 percent."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def run(self) -> None:
+        from fibsim.calibrate import ENERGIES_KEV
+        from fibsim.calibrate_command import calibrate_to_file
+
+        use_compilation_cache()
+        calibrate_to_file(
+            self.material,
+            self.out,
+            weight_fractions=self.weight_fractions,
+            density_g_cm3=self.density_g_cm3,
+            energies_kev=self.energies or ENERGIES_KEV,
+            electrons=self.electrons,
+            seed=self.seed,
+            announce=announce,
+            progress=progress_bar,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Show versions, devices and memory, and run a tiny simulation as a check."""
 
@@ -236,6 +273,7 @@ def main(argv: list[str] | None = None) -> int:
         "simulate": Simulate,
         "fit": Fit,
         "montecarlo": Montecarlo,
+        "calibrate": Calibrate,
         "doctor": Doctor,
     }
     return run_command("fibsim", commands, "Differentiable FIB-SEM forward model.", argv)

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 
 from fibsim import electrons
 from fibsim.instrument import Instrument
+from fibsim.interaction_table import evaluate, interaction_table, tabulated_names
+from fibsim.materials import Material, material
 
 __all__ = ["BulkYields", "Coefficients", "bulk_yields", "channel_coefficients"]
 
@@ -67,19 +69,60 @@ class BulkYields:
 _SPREAD_FRACTION = 1.15
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Flat:
+    """What a flat solid does to the beam, each ``(channel,)``."""
+
+    eta: Array
+    depth_nm: Array
+    secondary: Array
+
+
+def _flat_solid(energy: Array, solid: Material) -> _Flat:
+    """Backscatter, its median depth and secondary yield of bulk.
+
+    The closed-form laws of `fibsim.electrons`; for a solid with a table from the Monte Carlo
+    (`fibsim.interaction_table`) times the table's value over the law's for that solid as
+    tabulated, so that the numbers are the table's and another density or atomic number still
+    counts.
+    """
+
+    def laws(of):
+        return (
+            electrons.backscatter_coefficient(energy, of),
+            electrons.backscatter_depth_nm(energy, of),
+            electrons.secondary_yield(energy),
+        )
+
+    values = laws(solid)
+    if solid.name in tabulated_names():
+        table = evaluate(interaction_table(solid.name), energy)
+        secondary = table.delta * (1.0 + table.se_by_bse * table.eta)
+        measured = (table.eta, table.depth_nm, secondary)
+        tabulated = laws(material(solid.name))
+        values = [
+            value * (m / t).astype(value.dtype)
+            for value, m, t in zip(values, measured, tabulated, strict=True)
+        ]
+    return _Flat(eta=values[0], depth_nm=values[1], secondary=values[2])
+
+
 def channel_coefficients(instrument: Instrument) -> Coefficients:
     """Evaluate the laws of voltage and material for every channel.
 
-    ``mu = ln 2 / (range_scale d(E))`` with d of `electrons.backscatter_depth_nm`;
-    ``spread = (1.15 spread_scale)^2 range_scale d``; ``edge_nm`` is the quadrature sum of the
-    backscatter depth and the escape depth of secondaries, since both bring electrons to a wall.
+    With eta, d and sigma (backscatter, its median depth, secondary yield) of the flat solid from
+    the Monte Carlo's tables or, for other solids, the laws of `fibsim.electrons`:
+    ``mu = ln 2 / (range_scale d)``, ``spread = (1.15 spread_scale)^2 range_scale d``,
+    ``delta = sigma / (1 + b eta)``; ``edge_nm`` is the quadrature sum of the backscatter depth
+    and the escape depth of secondaries, since both bring electrons to a wall.
     """
     energy, solid, scale = instrument.beam_kev, instrument.solid, instrument.interaction
-    depth = scale.range_scale * electrons.backscatter_depth_nm(energy, solid)
+    flat = _flat_solid(energy, solid)
+    depth = scale.range_scale * flat.depth_nm
     ones = jnp.ones_like(depth)
     return Coefficients(
-        eta=electrons.backscatter_coefficient(energy, solid),
-        delta=electrons.secondary_yield(energy),
+        eta=flat.eta,
+        delta=flat.secondary / (1.0 + scale.se_by_bse * flat.eta),
         se_by_bse=scale.se_by_bse * ones,
         bse_attenuation=math.log(2.0) / depth,
         se_attenuation=ones / scale.se_escape_nm,

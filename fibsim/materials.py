@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from fibsim.errors import InputError
 
-__all__ = ["MATERIALS", "Composition", "Material", "composition", "material"]
+__all__ = ["MATERIALS", "Composition", "Material", "composition", "material", "mean_material"]
 
 
 @jax.tree_util.register_dataclass
@@ -163,18 +163,22 @@ def composition(
     )
 
 
+def mean_material(solid: Composition) -> Material:
+    """The mass-weighted means of a composition."""
+    mean_z = sum(weight * z for z, _, weight in solid.elements)
+    mean_a = sum(weight * a for _, a, weight in solid.elements)
+    return Material(
+        atomic_number=jnp.asarray(mean_z, float),
+        atomic_weight=jnp.asarray(mean_a, float),
+        density_g_cm3=jnp.asarray(solid.density_g_cm3, float),
+        name=solid.name,
+    )
+
+
 def material(name: str) -> Material:
     """Look up a material of the table by name (case matters: ``"Co"`` is not ``"CO"``).
 
     Raises:
         InputError: the name is not in `MATERIALS`.
     """
-    found = composition(name)
-    mean_z = sum(weight * z for z, _, weight in found.elements)
-    mean_a = sum(weight * a for _, a, weight in found.elements)
-    return Material(
-        atomic_number=jnp.asarray(mean_z, float),
-        atomic_weight=jnp.asarray(mean_a, float),
-        density_g_cm3=jnp.asarray(found.density_g_cm3, float),
-        name=name,
-    )
+    return mean_material(composition(name))

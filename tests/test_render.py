@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import fibsim
-from fibsim.electrons import backscatter_depth_nm
 from fibsim.interaction import bulk_yields, channel_coefficients
+from fibsim.interaction_table import evaluate, interaction_table
 from fibsim.layers import mean_chords_nm
 from fibsim.openness import limited_gradient, openness
 from fibsim.resample import average_depth
@@ -100,7 +100,7 @@ def test_film_over_vacuum(layers):
     c = channel_coefficients(lens)
     t = LAYER_NM * layers
     # Half of the backscattered electrons come from above their median depth.
-    depth = float(backscatter_depth_nm(2.0, lens.solid))
+    depth = float(evaluate(interaction_table("Au"), 2.0).depth_nm)
     for signal, peak, mu in (
         (backscatter, c.eta[1], np.log(2) / depth),
         (secondary, c.delta[0], float(c.se_attenuation[0])),

@@ -201,7 +201,8 @@ def _run(entry, scene, tables, windows, beam_kev, pixel_nm, probe_nm, tilt_deg, 
 def _flat(scene, materials, beam_kev, tilt_deg, electrons, key, detectors, elastic):
     _check_beam(beam_kev, tilt_deg, electrons)
     chosen = _named(detectors)
-    lanes = min(electrons, _LANES.get(jax.default_backend(), _LANES_ACCELERATOR))
+    cpu = jax.default_backend() == "cpu"
+    lanes = min(electrons, _LEAST_LANES if cpu else _LANES_ACCELERATOR)
     each = math.ceil(electrons / lanes)
     total, squares, steps = _run(
         np.zeros((3, lanes), np.float32), scene, transport_tables(materials, elastic=elastic),

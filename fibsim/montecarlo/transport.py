@@ -365,7 +365,7 @@ def transport(
     beam: Beam,
     *,
     keys: tuple[UInt32[Array, " lane"], UInt32[Array, " lane"]],
-    electrons: int,
+    electrons: Int[Array, ""] | int,
 ) -> Tally:
     """Send ``electrons`` through every lane's pixel and count what leaves.
 
@@ -386,7 +386,7 @@ def transport(
 def _compiled(platform: str) -> Callable[..., Tally]:
     """`_transport`, compiled such that ``_store`` works on a CPU."""
     options = {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" else None
-    return jax.jit(_transport, static_argnames=("electrons", "block"), compiler_options=options)
+    return jax.jit(_transport, static_argnames="block", compiler_options=options)
 
 
 def _transport(scene, tables, windows, beam, *, keys, electrons, block) -> Tally:

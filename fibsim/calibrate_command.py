@@ -1,0 +1,81 @@
+"""The work behind ``fibsim calibrate``: interaction tables of materials into a file."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from fibsim.calibrate import CalibrationTable, calibrate, check_calibration
+from fibsim.errors import InputError
+from fibsim.interaction_table import check_table_name, save_tables
+from fibsim.materials import Composition, composition
+
+__all__ = ["calibrate_to_file"]
+
+
+def _compositions(
+    names: Sequence[str], weight_fractions: Mapping[str, float], density_g_cm3: float | None
+) -> list[Composition]:
+    if not names:
+        raise InputError("no material was given; name at least one, for example Au.")
+    twice = [name for name in names if list(names).count(name) > 1]
+    if twice:
+        raise InputError(f"material {twice[0]!r} was given twice; name it once.")
+    if (weight_fractions or density_g_cm3 is not None) and len(names) > 1:
+        raise InputError(
+            f"a composition or density was given for {len(names)} materials; name one."
+        )
+    return [
+        composition(name, weight_fractions=weight_fractions or None, density_g_cm3=density_g_cm3)
+        for name in names
+    ]
+
+
+def _lines(result: CalibrationTable) -> list[str]:
+    t = result.table
+    out = ["   keV      eta           delta         b           depth nm  p     "
+           "n eta  n SE   transmitted nm"]  # fmt: skip
+    for i, kev in enumerate(t.energy_kev):
+        out.append(
+            f"{kev:6g}  {t.eta[i]:.4f} +- {result.eta_error[i]:.4f}  "
+            f"{t.delta[i]:.3f} +- {result.delta_error[i]:.3f}  "
+            f"{t.se_by_bse[i]:.2f} +- {result.se_by_bse_error[i]:.2f}  {t.depth_nm[i]:9.2f}  "
+            f"{t.depth_shape[i]:.2f}  {t.eta_tilt[i]:.2f}   {t.se_tilt[i]:.2f}  "
+            f"{t.transmitted_nm[i]:9.2f}"
+        )
+    return out
+
+
+def calibrate_to_file(
+    names: Sequence[str],
+    out: Path,
+    *,
+    weight_fractions: Mapping[str, float],
+    density_g_cm3: float | None,
+    energies_kev: Sequence[float],
+    electrons: int,
+    seed: int,
+    announce: Callable[[str], None],
+    progress: Callable[[str], Callable[[int, int, str], None]],
+) -> None:
+    """Calibrate materials one after the other; the file holds those that are finished.
+
+    Raises:
+        InputError: unknown material, bad composition, energies, electrons or file name.
+    """
+    solids = _compositions(names, weight_fractions, density_g_cm3)
+    check_calibration(energies_kev, electrons)
+    check_table_name(out)
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"the folder of {out} does not exist; make it first.")
+    tables = {}
+    for solid in solids:
+        result = calibrate(
+            solid, energies_kev, electrons, jax.random.key(seed), progress=progress(solid.name)
+        )
+        tables[solid.name] = result.table
+        save_tables(out, tables)
+        announce(f"{solid.name}, {solid.density_g_cm3:g} g/cm3, {result.electrons} electrons")
+        for line in _lines(result):
+            announce(line)
+    announce(f"wrote {out}")
