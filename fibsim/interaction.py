@@ -64,9 +64,9 @@ class BulkYields:
 
 
 # The lateral standard deviation reaches this fraction of the backscatter depth at that depth:
-# most of the beam's electrons have lost their direction there. Fitted to Monte Carlo images
-# (experiments/forward_fidelity.py).
-_SPREAD_FRACTION = 1.15
+# half of the beam's electrons have lost their direction there. Fitted to images of our Monte Carlo
+# (experiments/specimen_fidelity.py).
+_SPREAD_FRACTION = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def channel_coefficients(instrument: Instrument) -> Coefficients:
 
     With eta, d and sigma (backscatter, its median depth, secondary yield) of the flat solid from
     the Monte Carlo's tables or, for other solids, the laws of `fibsim.electrons`:
-    ``mu = ln 2 / (range_scale d)``, ``spread = (1.15 spread_scale)^2 range_scale d``,
+    ``mu = ln 2 / (range_scale d)``, ``spread = (0.5 spread_scale)^2 range_scale d``,
     ``delta = sigma / (1 + b eta)``; ``edge_nm`` is the quadrature sum of the backscatter depth
     and the escape depth of secondaries, since both bring electrons to a wall.
     """

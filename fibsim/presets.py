@@ -17,9 +17,13 @@ from fibsim.instrument import (
     validate_instrument,
 )
 from fibsim.interaction import bulk_yields
-from fibsim.materials import Material, material
+from fibsim.materials import Material, composition, material
 
 __all__ = ["PRESETS", "make_instrument", "preset"]
+
+# Escape depth in the recurrence over the attenuation length of secondaries: the beam of a layer
+# crosses walls obliquely.
+_ESCAPE = 1.3
 
 
 def make_instrument(
@@ -63,6 +67,8 @@ def make_instrument(
     def each(value):
         return jnp.full(len(energies), value, float)
 
+    # Custom solids are taken for metals.
+    escape = composition(solid).se_escape_nm if isinstance(solid, str) else 1.0
     se_fraction = jnp.asarray([0.95 if n == "SE" else 0.0 for n in names], float)
     instrument = Instrument(
         beam_kev=jnp.asarray(energies, float),
@@ -74,14 +80,14 @@ def make_instrument(
         interaction=Interaction(
             range_scale=scalar(1.0),
             spread_scale=scalar(1.0),
-            se_escape_nm=scalar(1.8),
-            se_by_bse=scalar(2.4),
-            edge_gain=scalar(0.1),
-            se_incidence=scalar(0.33),
-            bse_incidence=scalar(0.52),
-            wall_emission=scalar(0.75),
-            wall_opacity=scalar(9.4),
-            return_depth=scalar(0.52),
+            se_escape_nm=scalar(_ESCAPE * escape),
+            se_by_bse=scalar(1.9),
+            edge_gain=scalar(0.57),
+            se_incidence=scalar(0.44),
+            bse_incidence=scalar(0.84),
+            wall_emission=scalar(0.93),
+            wall_opacity=scalar(24.0),
+            return_depth=scalar(0.37),
         ),
         detector=DetectorResponse(
             se_fraction=se_fraction,

@@ -35,8 +35,9 @@ of solid are spread over all directions and find the openings twice. Limits: bul
 
 From slice to slice the carried scene is shifted by the lean of the beam, and the beam spreads in
 what it crosses, so under solid B is seen through a Gaussian of variance spread x thickness.
-The constants 1.35, 9 nm and 8, and the defaults of `fibsim.instrument.Interaction`, are fitted
-to an independent electron Monte Carlo (experiments/forward_fidelity.py).
+The defaults of `fibsim.instrument.Interaction` are calibrated on our own Monte Carlo
+(experiments/specimen_fidelity.py); the constants 1.35, 9 nm and 8 were found while fitting the
+form of the law to an independent one (experiments/forward_fidelity.py).
 """
 
 import dataclasses
