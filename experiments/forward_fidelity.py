@@ -18,34 +18,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tifffile
+from fidelity import FREE, minimise, render, unexplained
 
-from fibsim.detector import probe_blur
-from fibsim.fit.unknowns import Unknown, apply_unknowns, start_point
-from fibsim.interaction import channel_coefficients
-from fibsim.layers import mill_layers
-from fibsim.openness import face_views
+from fibsim.fit.unknowns import apply_unknowns, start_point
 from fibsim.presets import make_instrument
-from fibsim.render import render_channel
 
 # Share of the variance that is counting noise, per voltage for (SE, BSE): from the data's notes.
 NOISE_SHARE = np.asarray([[0.063, 0.071], [0.086, 0.070], [0.167, 0.101]])
-FREE = {
-    f"interaction.{name}": Unknown(transform="log", prior_sd=1.0)
-    for name in (
-        "range_scale",
-        "spread_scale",
-        "se_escape_nm",
-        "se_by_bse",
-        "edge_gain",
-        "se_incidence",
-        "bse_incidence",
-        "wall_emission",
-        "wall_opacity",
-        "return_depth",
-    )
-}
+BELOW = 6  # slices that shine through under the last face
 
 
 def load(folder: Path) -> tuple[jax.Array, jax.Array]:
@@ -57,29 +38,6 @@ def load(folder: Path) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(np.concatenate([coarse, ground])), jnp.asarray(
         yields.transpose(1, 2, 0, 3, 4)
     )
-
-
-def render(solid, instrument, slices: int):
-    """Noise-free yields ``(voltage, SE or BSE, slice, y, x)``."""
-    layers = mill_layers(
-        solid,
-        jnp.full(slices, 10.0),
-        instrument.geometry,
-        voxel_z_nm=2.0,
-        sublayers=3,
-        below=6,
-        periodic=True,
-    )
-    view = face_views(layers, instrument.geometry, periodic=True)
-
-    def channel(coefficients):
-        emission = render_channel(
-            layers, view, coefficients, instrument.geometry, num_slices=slices, periodic=True
-        )
-        both = jnp.stack([emission.secondary, emission.backscatter])
-        return probe_blur(both, jnp.asarray(1.5), instrument.geometry.pixel_nm, periodic=True)
-
-    return jax.lax.map(channel, channel_coefficients(instrument))
 
 
 def explained(model: np.ndarray, measured: np.ndarray, test: slice) -> np.ndarray:
@@ -106,16 +64,12 @@ def main() -> None:
     instrument = make_instrument(beam_kev=[1.0, 2.0, 5.0])
     held = slice(32, 48)
 
-    def loss(free):
+    def model(free, slices):
         changed, _ = apply_unknowns(free, instrument, {}, FREE)
-        model, seen = render(solid, changed, 32), measured[:, :, :32]
-        axes = (2, 3, 4)
-        m, s = (v - v.mean(axes, keepdims=True) for v in (model, seen))
-        gain = (m * s).sum(axes, keepdims=True) / (m * m).sum(axes, keepdims=True)
-        return jnp.mean(jnp.mean((s - gain * m) ** 2, axes) / seen.var(axes))
+        return render(solid, changed, range(slices), BELOW)
 
     free = start_point(instrument, {}, FREE)
-    everything = jax.jit(lambda f: render(solid, apply_unknowns(f, instrument, {}, FREE)[0], 48))
+    everything = jax.jit(lambda free: model(free, 48))
     print("signal           ", "SE 1kV BSE 1kV  SE 2kV BSE 2kV  SE 5kV BSE 5kV")
 
     def show(name):
@@ -123,13 +77,10 @@ def main() -> None:
         print(f"{name:18s}", "  ".join(f"{v:6.3f}" for v in share.ravel()), flush=True)
 
     show("defaults")
-    optimiser = optax.adam(0.1)
-    state = optimiser.init(free)
-    gradient = jax.jit(jax.value_and_grad(loss))
-    for _ in range(options.steps):
-        _, g = gradient(free)
-        update, state = optimiser.update(g, state)
-        free = optax.apply_updates(free, update)
+    seen = measured[:, :, :32]
+    free = minimise(
+        lambda free: unexplained(model(free, 32), seen).mean(), free, steps=options.steps, rate=0.1
+    )
     show("fitted, slices 32-47")
     for name, value in free.items():
         print(f"  {name:30s} {float(jnp.exp(value)):.3f}")

@@ -42,7 +42,7 @@ _SPREAD = {
     "interaction.se_incidence": 0.2,
     "interaction.bse_incidence": 0.2,
     "interaction.wall_emission": 0.1,
-    "interaction.wall_opacity": 0.2,
+    "interaction.wall_transparency": 0.2,
     "interaction.return_depth": 0.2,
     "detector.se_fraction": 0.3,
     "detector.gain": 0.05,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 
+from fibsim import io
 from fibsim.calibrate import CalibrationTable, calibrate, check_calibration
 from fibsim.errors import InputError
 from fibsim.interaction_table import check_table_name, save_tables
@@ -66,8 +67,7 @@ def calibrate_to_file(
     solids = _compositions(names, weight_fractions, density_g_cm3)
     check_calibration(energies_kev, electrons)
     check_table_name(out)
-    if not out.absolute().parent.is_dir():
-        raise InputError(f"the folder of {out} does not exist; make it first.")
+    io.require_folder_of(out)
     tables = {}
     for solid in solids:
         result = calibrate(

@@ -94,8 +94,7 @@ class Fit:
 
         if self.steps < 1:
             raise InputError(f"--steps is {self.steps}, expected at least 1.")
-        if not self.out.absolute().parent.is_dir():
-            raise InputError(f"the folder of {self.out} does not exist; make it first.")
+        io.require_folder_of(self.out)
         stack = io.read_stack(self.stack, overrides=self.options.overrides())
         use_compilation_cache()
         import jax

@@ -69,8 +69,8 @@ class Interaction:
         bse_incidence: extra backscatter beside a wall that faces away from a tilted beam.
         wall_emission: secondaries from a pore's wall relative to a milled face struck at the
             same angle; below 1 for rough walls.
-        wall_opacity: how little passes through walls: electrons of median depth d pass those of
-            mean chord l with probability 1 - exp(-wall_opacity d / l).
+        wall_transparency: how much passes through walls: electrons of median depth d pass those
+            of mean chord l with probability 1 - exp(-wall_transparency d / l).
         return_depth: depth, in mean distances from wall to wall, from which that share of the
             electrons that pass walls reaches the face.
     """
@@ -83,7 +83,7 @@ class Interaction:
     se_incidence: Float[Array, ""]
     bse_incidence: Float[Array, ""]
     wall_emission: Float[Array, ""]
-    wall_opacity: Float[Array, ""]
+    wall_transparency: Float[Array, ""]
     return_depth: Float[Array, ""]
 
 
@@ -183,7 +183,7 @@ _RANGES = {
     "interaction.se_incidence": (0.0, 5.0),
     "interaction.bse_incidence": (-20.0, 20.0),
     "interaction.wall_emission": (0.0, 5.0),
-    "interaction.wall_opacity": (0.0, 1000.0),
+    "interaction.wall_transparency": (0.0, 1000.0),
     "interaction.return_depth": (1e-2, 1000.0),
     "detector.se_fraction": (0.0, 1.0),
     "detector.probe_nm": (0.0, 1000.0),

@@ -34,8 +34,8 @@ class Coefficients:
         spread: growth of the beam's lateral variance per depth of solid, nm^2/nm.
         edge_nm: width over which a pore changes the emission of the solid beside it.
         depth_nm: median depth of backscattered electrons.
-        edge_gain, se_incidence, bse_incidence, wall_emission, wall_opacity, return_depth: as in
-            `fibsim.instrument.Interaction`.
+        edge_gain, se_incidence, bse_incidence, wall_emission, wall_transparency, return_depth: as
+            in `fibsim.instrument.Interaction`.
     """
 
     eta: Float[Array, " channel"]
@@ -50,7 +50,7 @@ class Coefficients:
     se_incidence: Float[Array, " channel"]
     bse_incidence: Float[Array, " channel"]
     wall_emission: Float[Array, " channel"]
-    wall_opacity: Float[Array, " channel"]
+    wall_transparency: Float[Array, " channel"]
     return_depth: Float[Array, " channel"]
 
 
@@ -133,7 +133,7 @@ def channel_coefficients(instrument: Instrument) -> Coefficients:
         se_incidence=scale.se_incidence * ones,
         bse_incidence=scale.bse_incidence * ones,
         wall_emission=scale.wall_emission * ones,
-        wall_opacity=scale.wall_opacity * ones,
+        wall_transparency=scale.wall_transparency * ones,
         return_depth=scale.return_depth * ones,
     )
 

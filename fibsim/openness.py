@@ -50,15 +50,14 @@ def depth_maps(layers: Layers, *, periodic: bool) -> Float[Array, "slice y x"]:
     which solid is taken to begin, upwards.
     """
 
-    def one_layer(depth, layer):
-        rho, height = layer
-        return (1.0 - rho) * (depth + height), None
-
     def one_slice(depth, inputs):
         rho, height, step = inputs
+
+        def one_layer(depth, rho):
+            return (1.0 - rho) * (depth + height), None
+
         depth = shift_whole(depth, step, axis=-2, periodic=periodic)
-        heights = jnp.broadcast_to(height, rho.shape[:1])
-        depth, _ = jax.lax.scan(one_layer, depth, (rho, heights), reverse=True)
+        depth, _ = jax.lax.scan(one_layer, depth, rho, reverse=True)
         return depth, depth
 
     start = jnp.zeros_like(layers.rho[0, 0])
@@ -78,6 +77,12 @@ def limited_gradient(values: Float[Array, "y x"], *, axis: int, periodic: bool) 
     agree = ahead * behind > 0
     total = jnp.where(agree, ahead + behind, 1.0)
     return jnp.where(agree, 2 * ahead * behind / total, 0.0)
+
+
+def _relative_secant(gradient: tuple[Array, Array], tan_tilt: Array) -> Array:
+    """Length of the normal ``(1 + t dD/dy, dD/dy, dD/dx)`` of the depth map's surface."""
+    up = 1.0 + tan_tilt * gradient[0]
+    return jnp.sqrt(up**2 + gradient[0] ** 2 + gradient[1] ** 2)
 
 
 def _sector_integrals(reach: Array, along: Array) -> tuple[Array, Array]:
@@ -132,8 +137,6 @@ def openness(
     pad = reach[-1]
     mode = "wrap" if periodic else "edge"
     around = jnp.pad(walls_nm, pad, mode=mode)
-    up, lateral_y, lateral_x = 1.0 + tan_tilt * gradient[0], gradient[0], gradient[1]
-    length = jnp.sqrt(up**2 + lateral_y**2 + lateral_x**2)
     zero = jnp.zeros_like(depth_nm)
     first, first_y, first_x, whole = zero, zero, zero, 0.0
     for number in range(_AZIMUTHS):
@@ -148,8 +151,9 @@ def openness(
         first, first_y, first_x = first + flux, first_y + e_y * moment, first_x + e_x * moment
         whole = whole + _sector_integrals(1.0 / jnp.asarray(_LEAST_SLOPE, slope.dtype), along)[0]
     first_y = first_y - tan_tilt * first
-    seen = (up * first + lateral_y * first_y + lateral_x * first_x) / length
-    return jnp.clip(seen / whole, 0.0, 1.0)
+    up = 1.0 + tan_tilt * gradient[0]
+    seen = up * first + gradient[0] * first_y + gradient[1] * first_x
+    return jnp.clip(seen / (whole * _relative_secant(gradient, tan_tilt)), 0.0, 1.0)
 
 
 def face_views(layers: Layers, geometry: Geometry, *, periodic: bool) -> View:
@@ -177,9 +181,7 @@ def face_views(layers: Layers, geometry: Geometry, *, periodic: bool) -> View:
             pixel_nm=geometry.pixel_nm,
             periodic=periodic,
         )
-        up = 1.0 + tan_tilt * gradient[0]
-        secant = jnp.sqrt(up**2 + gradient[0] ** 2 + gradient[1] ** 2)
-        return behind, seen, secant
+        return behind, seen, _relative_secant(gradient, tan_tilt)
 
     face = layers.rho[:, 0]
     behind, seen, secant = jax.lax.map(one_face, (depth_maps(layers, periodic=periodic), face))

@@ -86,7 +86,7 @@ def make_instrument(
             se_incidence=scalar(0.44),
             bse_incidence=scalar(0.84),
             wall_emission=scalar(0.93),
-            wall_opacity=scalar(24.0),
+            wall_transparency=scalar(24.0),
             return_depth=scalar(0.37),
         ),
         detector=DetectorResponse(

@@ -21,7 +21,7 @@ face's open area leaves through the pore, past its walls or through them::
 
     B_seen = B (c_b open + through)
     S_seen = S c_s open secant^se_incidence + 1.35 delta b B through
-    through = (1 - open) (1 - exp(-opacity d / chord)) exp(-depth / (return_depth period))
+    through = (1 - open) (1 - exp(-transparency d / chord)) exp(-depth / (return_depth period))
 
 with depth, open and secant of the first surface (`fibsim.openness.View`), d the median depth of
 backscattered electrons, chord and period of the specimen (`fibsim.layers.Layers`), c_s the
@@ -35,9 +35,9 @@ of solid are spread over all directions and find the openings twice. Limits: bul
 
 From slice to slice the carried scene is shifted by the lean of the beam, and the beam spreads in
 what it crosses, so under solid B is seen through a Gaussian of variance spread x thickness.
-The defaults of `fibsim.instrument.Interaction` are calibrated on our own Monte Carlo
-(experiments/specimen_fidelity.py); the constants 1.35, 9 nm and 8 were found while fitting the
-form of the law to an independent one (experiments/forward_fidelity.py).
+The defaults of `fibsim.instrument.Interaction` (all but range_scale, which is 1) are calibrated on
+our own Monte Carlo (experiments/specimen_fidelity.py); the constants 1.35, 9 nm and 8 were found
+while fitting the form of the law to an independent one (experiments/forward_fidelity.py).
 """
 
 import dataclasses
@@ -54,7 +54,6 @@ from fibsim.resample import filter_lateral, shift_lateral, shift_whole
 
 __all__ = ["Emission", "render_channel"]
 
-_TINY = 1e-12  # keeps 0 / 0 out of empty layers
 _SE_THROUGH = 1.35  # secondaries of electrons that come through walls, which cross more surfaces
 _ROUGH_NM = 9.0
 _CLOSING = 8
@@ -80,7 +79,7 @@ def _decay_mean(x: Array, y: Array | float) -> Array:
 
 def _shares_seen(view: View, layers: Layers, c: Coefficients) -> tuple[Array, Array, Array]:
     """Factors on B, on S and of ``delta b B`` in S, of what lies behind each face's open area."""
-    transparent = 1.0 - jnp.exp(-c.wall_opacity * c.depth_nm / layers.chord_nm)
+    transparent = 1.0 - jnp.exp(-c.wall_transparency * c.depth_nm / layers.chord_nm)
     fade = jnp.exp(-view.depth_nm / (c.return_depth * layers.period_nm))
     through = (1.0 - view.open) * transparent * fade
     wall_b = 1.0 - (1.0 - c.wall_emission) * jnp.exp(-c.depth_nm / _ROUGH_NM)
@@ -136,7 +135,7 @@ def render_channel(
     released = c.delta * se_factor * k_s
     below = _decay_mean(k_b, k_s)
     alone = _decay_mean(k_s, 0.0)
-    itself = c.eta * bse_factor * k_b / (k_b + _TINY) * (alone - below)
+    itself = c.eta * bse_factor * (alone - below)
     own_s = released * (alone + c.se_by_bse * itself)
     by_back = released * c.se_by_bse * below
     seen = jnp.stack(_shares_seen(view, layers, c), axis=1)

@@ -78,13 +78,15 @@ def check(name, value, leaf, gradient, indices):
     rounding of the function's value is the same for all.
     """
     found = np.asarray([float(gradient[index]) for index in indices])
-    slopes = np.asarray(
-        [[central_difference(value, leaf, index, step) for step in STEPS] for index in indices]
-    )
-    scale = np.maximum(np.abs(slopes).max(1), 0.01 * np.abs(slopes).max())
-    with np.errstate(divide="ignore", invalid="ignore"):
-        errors = np.abs(found[:, None] - slopes).min(1) / scale
-    worst = np.max(np.where(np.isfinite(errors) & (slopes != 0).all(1), errors, np.inf))
+    worst = np.inf
+    for step in STEPS:
+        slopes = np.asarray([central_difference(value, leaf, index, step) for index in indices])
+        scale = np.maximum(np.abs(slopes), 0.01 * np.abs(slopes).max())
+        with np.errstate(divide="ignore", invalid="ignore"):
+            errors = np.abs(found - slopes) / scale
+        worst = min(worst, np.max(np.where(np.isfinite(errors) & (slopes != 0), errors, np.inf)))
+        if worst < TOLERANCE:
+            break
     good = bool(worst < TOLERANCE)
     print(f"{'ok' if good else 'WRONG'}  {name}: {worst:.1e}")
     return good

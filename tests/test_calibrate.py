@@ -1,13 +1,12 @@
 """Interaction tables against published Monte Carlo and measured laws, and their calibration."""
 
-import csv
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference_tables import agreed_eta, rows
 
 from fibsim import interaction_table as tables
 from fibsim.calibrate import (
@@ -29,16 +28,6 @@ SHIPPED = (
     "Au", "Ag", "Cu", "Ni", "Ti", "Al", "Si", "C", "SiO2", "Al2O3", "ZrO2", "YSZ", "graphite",
     "NMC", "resin", "Pt", "W",
 )  # fmt: skip
-PHYSICS = Path(__file__).resolve().parents[2] / "shared" / "data" / "physics"
-
-
-def rows(name):
-    path = PHYSICS / name
-    if not path.is_file():
-        pytest.skip(f"{path.name} of the shared data is absent")
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
 
 # The shipped tables
 
@@ -86,16 +75,9 @@ def test_eta_is_near_the_law_where_that_was_fitted(name):
 
 def test_shipped_eta_agrees_where_other_codes_agree():
     """Within 8 % (carbon: 6 % below) of the mean of EPQ and PenRed where these differ by 5 %."""
-    penred = {
-        (r["material"], float(r["E0_keV"]), float(r["tilt_deg"])): float(r["eta_primary"])
-        for name in ("penred_eta_bulk.csv", "penred_eta_bulkother.csv")
-        for r in rows(name)
-    }
     compared = 0
-    for row in rows("epq_eta_bulk_combined.csv"):
-        name, kev, tilt = row["material"], float(row["E0_keV"]), float(row["tilt_deg"])
-        epq, other = float(row["eta"]), penred.get((name, kev, tilt))
-        if name not in SHIPPED or other is None or kev > 5 or abs(epq / other - 1) > 0.05:
+    for (name, kev, tilt), epq, other in agreed_eta():
+        if name not in SHIPPED:
             continue
         table = evaluate(interaction_table(name), kev)
         found = float(table.eta * np.cos(np.deg2rad(tilt)) ** -table.eta_tilt)

@@ -4,16 +4,15 @@ Tables: NIST EPQ (Mott, Joy-Luo) and PenRed runs in the shared data; tests that 
 where they are absent.
 """
 
-import csv
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference_tables import agreed_eta, rows
 
 from fibsim.errors import InputError
 from fibsim.materials import composition
@@ -23,17 +22,8 @@ from fibsim.montecarlo.random_bits import seed_lanes, uniform
 from fibsim.montecarlo.scattering import transport_tables
 from fibsim.montecarlo.scene import make_scene
 
-PHYSICS = Path(__file__).resolve().parents[2] / "shared" / "data" / "physics"
 GOLD = composition("Au")
 KEY = jax.random.key(0)
-
-
-def rows(name):
-    path = PHYSICS / name
-    if not path.is_file():
-        pytest.skip(f"{path.name} of the shared data is absent")
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 # Elastic cross sections
@@ -160,17 +150,8 @@ def test_depths_of_backscattered_electrons_agree_with_epq():
 
 def test_bulk_eta_agrees_where_other_codes_agree():
     """Within 5 % (and 3 standard errors) of the mean of EPQ and PenRed if they are as near."""
-    penred = {
-        (r["material"], float(r["E0_keV"]), float(r["tilt_deg"])): float(r["eta_primary"])
-        for name in ("penred_eta_bulk.csv", "penred_eta_bulkother.csv")
-        for r in rows(name)
-    }
     compared = 0
-    for row in rows("epq_eta_bulk_combined.csv"):
-        case = (row["material"], float(row["E0_keV"]), float(row["tilt_deg"]))
-        epq, other = float(row["eta"]), penred.get(case)
-        if other is None or case[1] > 5 or abs(epq / other - 1) > 0.05:
-            continue
+    for case, epq, other in agreed_eta():
         out = bulk_yields(
             composition(case[0]), beam_kev=case[1], tilt_deg=case[2], electrons=16384, key=KEY,
             detectors=["BSE"],
@@ -209,7 +190,7 @@ _ON_DEVICES = """
 import jax, numpy as np
 from fibsim.materials import composition
 from fibsim.montecarlo import image, image_yields
-image._LANES["cpu"] = image._LEAST_LANES = 4  # batches for all devices
+image._LANES_CPU = image._LEAST_LANES = 4  # batches for all devices
 phases = np.ones((4, 4, 4), np.uint8)
 phases[:3, 1:3, 1:3] = 0
 devices, used, transport = jax.local_devices(), set(), image.transport

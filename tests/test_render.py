@@ -194,7 +194,7 @@ def test_rough_walls_darken_pores_and_transparent_walls_brighten_them():
 
     plain = middle()
     assert np.all(middle(wall_emission=0.4) < plain)
-    assert np.all(middle(wall_opacity=50.0) > plain)
+    assert np.all(middle(wall_transparency=50.0) > plain)
     assert np.all(middle(return_depth=5.0) > plain)
 
 

@@ -55,7 +55,7 @@ _TABLE = {
     "interaction.se_incidence": Unknown(transform="log", prior_sd=0.5),
     "interaction.bse_incidence": Unknown(transform="linear", prior_sd=0.3),
     "interaction.wall_emission": Unknown(transform="log", prior_sd=0.15),
-    "interaction.wall_opacity": Unknown(transform="log", prior_sd=0.4),
+    "interaction.wall_transparency": Unknown(transform="log", prior_sd=0.4),
     "interaction.return_depth": Unknown(transform="log", prior_sd=0.4),
     "detector.se_fraction": Unknown(transform="logit", prior_sd=1.0),
     "detector.gain": Unknown(transform="log", prior_sd=3.0),

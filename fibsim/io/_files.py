@@ -15,6 +15,7 @@ __all__ = [
     "counted",
     "natural_key",
     "require_exists",
+    "require_folder_of",
     "require_new_folder",
     "suggestion",
 ]
@@ -60,6 +61,12 @@ def require_new_folder(path: Path) -> None:
         raise InputError(
             f"{path} exists and is not empty or not a folder; name a new one with --out."
         )
+
+
+def require_folder_of(path: Path) -> None:
+    """Raise an `InputError` if the folder that a file is to be written into does not exist."""
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"the folder of {path} does not exist; make it first.")
 
 
 @contextlib.contextmanager

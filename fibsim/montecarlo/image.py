@@ -21,7 +21,7 @@ from fibsim.montecarlo.transport import Beam, transport
 __all__ = ["Yields", "bulk_yields", "film_yields", "image_yields"]
 
 # Lanes per batch. On a CPU they advance in blocks, at least this many at a time.
-_LANES = {"cpu": 16384}
+_LANES_CPU = 16384
 _LANES_ACCELERATOR = 1 << 18
 _LEAST_LANES = 2048
 
@@ -145,11 +145,11 @@ def _run(entry, scene, tables, windows, beam_kev, pixel_nm, probe_nm, tilt_deg, 
          progress):  # fmt: skip
     """Sums over the electrons of every pixel; batches run side by side, one per core or device."""
     pixels = entry.shape[1]
-    platform = jax.default_backend()
+    cpu = jax.default_backend() == "cpu"
     devices = jax.local_devices()
-    workers = len(devices) if platform != "cpu" else max(len(devices), os.cpu_count() or 1)
+    workers = max(len(devices), os.cpu_count() or 1) if cpu else len(devices)
     share = max(math.ceil(pixels / workers), min(_LEAST_LANES, pixels))  # work for every core
-    lanes = min(_LANES.get(platform, _LANES_ACCELERATOR), share)
+    lanes = min(_LANES_CPU if cpu else _LANES_ACCELERATOR, share)
     starts = list(range(0, pixels, lanes))
     # Seeds belong to pixels, so that the batches a machine makes do not change the result.
     seeds = np.stack(seed_lanes(key, pixels))
