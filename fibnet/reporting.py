@@ -91,7 +91,7 @@ def _stack_rows(stack: Stack) -> list[tuple]:
              source.get("beam_kev", ""))
         )  # fmt: skip
     for name, unit in (("pixel_nm", "nm"), ("slice_nm", "nm"), ("tilt_deg", "°"),
-                       ("material", ""), ("specimen", "")):  # fmt: skip
+                       ("material", ""), ("pores", ""), ("specimen", "")):  # fmt: skip
         value = getattr(stack, name)
         shown = "not stated" if value is None else f"{value} {unit}".strip()
         rows.append((name, shown, source.get(name, "")))

@@ -50,6 +50,11 @@ class Simulate:
     """Parameters of the specimen kind, as name value pairs."""
     beam_kev: tuple[float, ...] = ()
     """Beam energies (presets only; default 1 2 5)."""
+    materials: tuple[str, ...] = ()
+    """Material of the solid (presets only; default Au); several for the labels 1, 2 ... of a
+    specimen file."""
+    pores: str = "vacuum"
+    """What the pores hold (presets only): vacuum, or a material such as resin."""
     slices: int = 48
     """Number of slices."""
     side: int = 128
@@ -68,6 +73,8 @@ class Simulate:
             specimen_voxel_nm=self.specimen_voxel_nm,
             parameters=self.parameters,
             beam_kev=self.beam_kev,
+            materials=self.materials,
+            pores=self.pores,
             slices=self.slices,
             side=self.side,
             seed=self.seed,

@@ -30,6 +30,8 @@ class StackOptions:
     orthogonal one); estimated if nothing states it."""
     material: str | None = None
     """Solid, for example Au, Ni, ZrO2 (default Au)."""
+    pores: str | None = None
+    """Material that fills the pores, for example resin (default: they are open)."""
     specimen: str | None = None
     """Kind of structure: waves, hierarchical, spheres, fibres, gyroid; chosen if not given."""
     beam_kev: tuple[float, ...] = ()

@@ -149,6 +149,9 @@ class Instrument:
 
     Attributes:
         beam_kev: beam energy; (channel,).
+        solid: material of the specimen's solid, the phase that is looked for.
+        other_phases: materials of the specimen's further phases. The only one of a specimen that
+            is given as one solid fraction fills the pores, as resin does.
         detectors: ``"SE"`` or ``"BSE"`` for each channel, static.
     """
 
@@ -159,7 +162,12 @@ class Instrument:
     detector: DetectorResponse
     noise: Noise
     faults: MillingFaults
+    other_phases: tuple[Material, ...] = ()
     detectors: tuple[str, ...] = _static(default=("SE",))
+
+    @property
+    def num_phases(self) -> int:
+        return 1 + len(self.other_phases)
 
     @property
     def num_channels(self) -> int:
@@ -205,6 +213,10 @@ def validate_instrument(instrument: Instrument) -> None:
         InputError: naming the parameter, the value found and the range expected.
     """
     channels = len(instrument.detectors)
+    if instrument.num_phases > 8:
+        raise InputError(
+            f"the instrument has {instrument.num_phases} phases; at most 8 are possible."
+        )
     if not 1 <= channels <= 8:
         raise InputError(f"the instrument has {channels} channels; 1 to 8 are possible.")
     for name in instrument.detectors:
@@ -219,21 +231,29 @@ def validate_instrument(instrument: Instrument) -> None:
                 f"instrument parameter {path} has shape {array.shape}, expected {expected}; "
                 "give one number per channel where there are channels, else one number."
             )
-        low, high = _RANGES.get(path, (-np.inf, np.inf))
+        kind = "solid." + path.rpartition(".")[2] if path.startswith("other_phases.") else path
+        low, high = _RANGES.get(kind, (-np.inf, np.inf))
         if not np.all(np.isfinite(array)) or np.any(array < low) or np.any(array > high):
             raise InputError(
                 f"instrument parameter {path} is {array.tolist()}, expected {low:g} to {high:g}."
             )
 
 
+def _path_name(path) -> str:
+    return ".".join(str(entry.idx if hasattr(entry, "idx") else entry.name) for entry in path)
+
+
 def leaves_by_name(tree) -> dict[str, Array]:
-    """Flatten a pytree of dataclasses to ``{"geometry.tilt_deg": leaf, ...}``."""
+    """Flatten a pytree of dataclasses to ``{"geometry.tilt_deg": leaf, ...}``.
+
+    Items of tuples are counted: ``"other_phases.0.density_g_cm3"``.
+    """
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {".".join(entry.name for entry in path): leaf for path, leaf in flat}
+    return {_path_name(path): leaf for path, leaf in flat}
 
 
 def replace_by_name(tree, values: dict[str, Array]):
     """The same pytree with the leaves named in ``values`` replaced."""
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    leaves = [values.get(".".join(e.name for e in path), leaf) for path, leaf in flat]
+    leaves = [values.get(_path_name(path), leaf) for path, leaf in flat]
     return jax.tree_util.tree_unflatten(treedef, leaves)

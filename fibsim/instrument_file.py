@@ -7,6 +7,7 @@ The file holds an `Instrument` and, if a fit made it, the specimen generator and
     beam_kev: [1.0, 2.0]
     geometry: {pixel_nm: 4.0, slice_nm: 10.0, tilt_deg: 38.0}
     solid: {name: Au, atomic_number: 79.0, ...}
+    other_phases: [{name: resin, ...}]      # only where there are any
     ...
     specimen: {kind: waves, solid_fraction: 0.37, ligament_nm: 35.0}
 """
@@ -24,6 +25,7 @@ import yaml
 
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument, leaves_by_name, replace_by_name, validate_instrument
+from fibsim.materials import MATERIALS, Material, material
 from fibsim.presets import make_instrument
 
 __all__ = ["InstrumentFile", "load_instrument", "save_instrument"]
@@ -61,11 +63,17 @@ def to_mapping(content: InstrumentFile) -> dict:
         "fibsim_instrument": _VERSION,
         "detectors": list(instrument.detectors),
     }
-    for path, leaf in leaves_by_name(instrument).items():
+    leaves = leaves_by_name(dataclasses.replace(instrument, other_phases=()))
+    for path, leaf in leaves.items():
         group, _, name = path.rpartition(".")
         target = out.setdefault(group, {}) if group else out
         target[name] = _plain(leaf)
     out["solid"] = {"name": instrument.solid.name, **out["solid"]}
+    if instrument.other_phases:
+        out["other_phases"] = [
+            {"name": phase.name, **{k: _plain(v) for k, v in leaves_by_name(phase).items()}}
+            for phase in instrument.other_phases
+        ]
     if content.kind is not None:
         out["specimen"] = {
             "kind": content.kind,
@@ -123,8 +131,11 @@ def load_instrument(path: str | Path) -> InstrumentFile:
     solid = _mapping(path, raw.get("solid", {}), "solid")
     name = str(solid.pop("name", "Au"))
     raw["solid"] = solid
+    others = _other_phases(path, raw)
     energies = _numbers(path, "beam_kev", raw["beam_kev"])
-    base = make_instrument(beam_kev=np.atleast_1d(energies), detectors=detectors, solid="Au")
+    base = make_instrument(
+        beam_kev=np.atleast_1d(energies), detectors=detectors, solid="Au", other_phases=others
+    )
     base = dataclasses.replace(base, solid=dataclasses.replace(base.solid, name=name))
     known = leaves_by_name(base)
     values = {}
@@ -143,6 +154,31 @@ def load_instrument(path: str | Path) -> InstrumentFile:
     kind = specimen.pop("kind", None)
     parameters = {str(k): _number(path, f"specimen.{k}", v) for k, v in specimen.items()}
     return InstrumentFile(instrument=instrument, kind=kind, specimen=parameters)
+
+
+def _other_phases(path: Path, raw: dict) -> tuple[Material, ...]:
+    """Take ``other_phases`` out of the file: each a name of the table, changed or whole."""
+    listed = raw.pop("other_phases", None) or []
+    if not isinstance(listed, list):
+        raise InputError(f"{path}: other_phases is {listed!r}, expected a list of materials.")
+    phases = []
+    for number, entry in enumerate(listed):
+        where = f"other_phases.{number}"
+        stated = _mapping(path, {"name": entry} if isinstance(entry, str) else entry, where)
+        name = str(stated.pop("name", "custom"))
+        known = leaves_by_name(material(name if name in MATERIALS else "Au"))
+        missing = [] if name in MATERIALS else [key for key in known if key not in stated]
+        unknown = [key for key in stated if key not in known]
+        if missing or unknown:
+            problem = f"lacks {missing[0]!r}" if missing else f"has the unknown {unknown[0]!r}"
+            raise InputError(
+                f"{path}: {where} {problem}; give a name of the table of materials, or "
+                f"{', '.join(known)}."
+            )
+        values = known | {k: jnp.asarray(_number(path, f"{where}.{k}", v), float)
+                          for k, v in stated.items()}  # fmt: skip
+        phases.append(Material(name=name, **values))
+    return tuple(phases)
 
 
 def _mapping(path: Path, value: Any, name: str) -> dict:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from fibsim import electrons
 from fibsim.instrument import Instrument
 from fibsim.interaction_table import evaluate, interaction_table, tabulated_names
-from fibsim.materials import Material, material
+from fibsim.materials import Material, material, se_escape_nm
 
 __all__ = ["BulkYields", "Coefficients", "bulk_yields", "channel_coefficients"]
 
@@ -22,28 +22,28 @@ __all__ = ["BulkYields", "Coefficients", "bulk_yields", "channel_coefficients"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Coefficients:
-    """Coefficients of the recurrence, each of shape ``(channel,)``.
+    """Coefficients of the recurrence, ``(channel,)`` or for each phase ``(channel, phase)``.
 
     Attributes:
-        eta: backscatter coefficient of bulk solid.
-        delta: secondaries per beam electron that the beam itself releases.
+        eta: backscatter coefficient of bulk; by phase.
+        delta: secondaries per beam electron that the beam itself releases; by phase.
         se_by_bse: secondaries per outgoing backscattered electron, relative to ``delta``.
         bse_attenuation: ``mu = ln 2 / d`` in 1/nm with d the median backscatter depth, so that a
-            film of thickness t backscatters ``eta (1 - exp(-mu t))``.
-        se_attenuation: one over the escape depth of secondaries, 1/nm.
-        spread: growth of the beam's lateral variance per depth of solid, nm^2/nm.
+            film of thickness t backscatters ``eta (1 - exp(-mu t))``; by phase.
+        se_attenuation: one over the escape depth of secondaries, 1/nm; by phase.
+        spread: growth of the beam's lateral variance per depth, nm^2/nm; by phase.
         edge_nm: width over which a pore changes the emission of the solid beside it.
-        depth_nm: median depth of backscattered electrons.
+        depth_nm: median depth of backscattered electrons in the first phase.
         edge_gain, se_incidence, bse_incidence, wall_emission, wall_transparency, return_depth: as
             in `fibsim.instrument.Interaction`.
     """
 
-    eta: Float[Array, " channel"]
-    delta: Float[Array, " channel"]
+    eta: Float[Array, "channel phase"]
+    delta: Float[Array, "channel phase"]
     se_by_bse: Float[Array, " channel"]
-    bse_attenuation: Float[Array, " channel"]
-    se_attenuation: Float[Array, " channel"]
-    spread: Float[Array, " channel"]
+    bse_attenuation: Float[Array, "channel phase"]
+    se_attenuation: Float[Array, "channel phase"]
+    spread: Float[Array, "channel phase"]
     depth_nm: Float[Array, " channel"]
     edge_nm: Float[Array, " channel"]
     edge_gain: Float[Array, " channel"]
@@ -57,7 +57,7 @@ class Coefficients:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BulkYields:
-    """What leaves a flat bulk solid per beam electron, each ``(channel,)``."""
+    """What leaves flat bulk of the first phase per beam electron, each ``(channel,)``."""
 
     secondary: Float[Array, " channel"]
     backscatter: Float[Array, " channel"]
@@ -71,14 +71,14 @@ _SPREAD_FRACTION = 0.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Flat:
-    """What a flat solid does to the beam, each ``(channel,)``."""
+    """What flat solids do to the beam, each ``(channel, phase)``."""
 
     eta: Array
     depth_nm: Array
     secondary: Array
 
 
-def _flat_solid(energy: Array, solid: Material) -> _Flat:
+def _flat_solid(energy: Array, solid: Material) -> tuple[Array, ...]:
     """Backscatter, its median depth and secondary yield of bulk.
 
     The closed-form laws of `fibsim.electrons`; for a solid with a table from the Monte Carlo
@@ -100,11 +100,18 @@ def _flat_solid(energy: Array, solid: Material) -> _Flat:
         secondary = table.delta * (1.0 + table.se_by_bse * table.eta)
         measured = (table.eta, table.depth_nm, secondary)
         tabulated = laws(material(solid.name))
-        values = [
+        values = tuple(
             value * (m / t).astype(value.dtype)
             for value, m, t in zip(values, measured, tabulated, strict=True)
-        ]
-    return _Flat(eta=values[0], depth_nm=values[1], secondary=values[2])
+        )
+    return values
+
+
+def _flat_phases(instrument: Instrument) -> _Flat:
+    phases = (instrument.solid, *instrument.other_phases)
+    values = zip(*(_flat_solid(instrument.beam_kev, phase) for phase in phases), strict=True)
+    eta, depth_nm, secondary = (jnp.stack(value, axis=-1) for value in values)
+    return _Flat(eta=eta, depth_nm=depth_nm, secondary=secondary)
 
 
 def channel_coefficients(instrument: Instrument) -> Coefficients:
@@ -114,21 +121,26 @@ def channel_coefficients(instrument: Instrument) -> Coefficients:
     the Monte Carlo's tables or, for other solids, the laws of `fibsim.electrons`:
     ``mu = ln 2 / (range_scale d)``, ``spread = (0.5 spread_scale)^2 range_scale d``,
     ``delta = sigma / (1 + b eta)``; ``edge_nm`` is the quadrature sum of the backscatter depth
-    and the escape depth of secondaries, since both bring electrons to a wall.
+    and the escape depth of secondaries, since both bring electrons to a wall. Secondaries of
+    another phase escape from ``se_escape_nm`` times the ratio of `fibsim.materials.se_escape_nm`.
     """
-    energy, solid, scale = instrument.beam_kev, instrument.solid, instrument.interaction
-    flat = _flat_solid(energy, solid)
+    scale, flat = instrument.interaction, _flat_phases(instrument)
     depth = scale.range_scale * flat.depth_nm
-    ones = jnp.ones_like(depth)
+    ones = jnp.ones_like(depth[:, 0])
+    first = se_escape_nm(instrument.solid.name)
+    escape = scale.se_escape_nm * jnp.asarray(
+        [1.0, *(se_escape_nm(phase.name) / first for phase in instrument.other_phases)],
+        depth.dtype,
+    )
     return Coefficients(
         eta=flat.eta,
         delta=flat.secondary / (1.0 + scale.se_by_bse * flat.eta),
         se_by_bse=scale.se_by_bse * ones,
         bse_attenuation=math.log(2.0) / depth,
-        se_attenuation=ones / scale.se_escape_nm,
+        se_attenuation=jnp.ones_like(depth) / escape,
         spread=(_SPREAD_FRACTION * scale.spread_scale) ** 2 * depth,
-        depth_nm=depth,
-        edge_nm=jnp.sqrt(depth**2 + scale.se_escape_nm**2),
+        depth_nm=depth[:, 0],
+        edge_nm=jnp.sqrt(depth[:, 0] ** 2 + scale.se_escape_nm**2),
         edge_gain=scale.edge_gain * ones,
         se_incidence=scale.se_incidence * ones,
         bse_incidence=scale.bse_incidence * ones,
@@ -141,4 +153,5 @@ def channel_coefficients(instrument: Instrument) -> Coefficients:
 def bulk_yields(instrument: Instrument) -> BulkYields:
     """The recurrence's closed form for homogeneous bulk: ``eta`` and ``delta (1 + b eta)``."""
     c = channel_coefficients(instrument)
-    return BulkYields(secondary=c.delta * (1.0 + c.se_by_bse * c.eta), backscatter=c.eta)
+    eta, delta = c.eta[:, 0], c.delta[:, 0]
+    return BulkYields(secondary=delta * (1.0 + c.se_by_bse * eta), backscatter=eta)

@@ -23,8 +23,8 @@ class Layers:
     moved back by at the end.
 
     Attributes:
-        rho: solid fraction of sub-layer j of slice k; ``(slice, sublayer, y, x)``. Slices past
-            the last face carry what lies below.
+        rho: volume fraction of each phase in sub-layer j of slice k; ``(phase, slice, sublayer,
+            y, x)``, what is left is open. Slices past the last face carry what lies below.
         height_nm: thickness of the sub-layers of each slice; ``(slice,)``.
         step_px: whole pixels from the frame of face k to that of face k + 1; ``(slice,)``.
         part_px: displacement of the frame of face k beyond the pixel grid; ``(slice,)``.
@@ -32,12 +32,17 @@ class Layers:
             `mean_chords_nm`.
     """
 
-    rho: Float[Array, "slice sublayer y x"]
+    rho: Float[Array, "phase slice sublayer y x"]
     height_nm: Float[Array, " slice"]
     step_px: Int[Array, " slice"]
     part_px: Float[Array, " slice"]
     chord_nm: Float[Array, ""]
     period_nm: Float[Array, ""]
+
+    @property
+    def filled(self) -> Float[Array, "slice sublayer y x"]:
+        """Fraction that is not open, all phases together."""
+        return jnp.sum(self.rho, 0)
 
 
 def mean_chords_nm(
@@ -61,7 +66,7 @@ def mean_chords_nm(
 
 
 def mill_layers(
-    solid: Float[Array, "z y x"],
+    phases: Float[Array, "phase z y x"],
     thickness_nm: Float[Array, " slice"],
     geometry: Geometry,
     *,
@@ -82,7 +87,7 @@ def mill_layers(
     depth = height[:, None] * (jnp.arange(sublayers) + 0.5)  # of centres, below the own face
     lower = (depth + height[:, None] / 2 + face[:-1, None]).reshape(-1)
     border = jnp.concatenate([jnp.zeros_like(lower[:1]), lower])
-    rho = average_depth(solid, border / voxel_z_nm)
+    rho = jax.vmap(average_depth, in_axes=(0, None))(phases, border / voxel_z_nm)
     lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg)) / geometry.pixel_nm
     whole = jnp.round(jax.lax.stop_gradient(face * lean))
     part = face * lean - whole
@@ -91,11 +96,15 @@ def mill_layers(
         values, offset = layer
         return shift_lateral(values, offset, axis=-2, periodic=periodic)
 
-    offsets = (depth * lean + part[:-1, None]).reshape(-1)
-    sheared = jnp.clip(jax.lax.map(shear, (rho, offsets)), 0.0, 1.0)
-    chord, period = mean_chords_nm(solid, geometry.pixel_nm, periodic=periodic)
+    count, _, *lateral = rho.shape
+    offsets = jnp.tile((depth * lean + part[:-1, None]).reshape(-1), count)
+    sheared = jax.lax.map(shear, (rho.reshape(-1, *lateral), offsets))
+    # The interpolation overshoots at sharp edges.
+    sheared = jnp.maximum(sheared.reshape(count, len(thickness), sublayers, *lateral), 0.0)
+    filled = jnp.minimum(jnp.sum(phases, 0), 1.0)
+    chord, period = mean_chords_nm(filled, geometry.pixel_nm, periodic=periodic)
     return Layers(
-        rho=sheared.reshape(len(thickness), sublayers, *rho.shape[1:]),
+        rho=sheared / jnp.maximum(jnp.sum(sheared, 0), 1.0),
         height_nm=height,
         step_px=jnp.diff(whole).astype(jnp.int32),
         part_px=part[:-1],

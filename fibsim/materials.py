@@ -14,7 +14,16 @@ from jaxtyping import Array, Float
 
 from fibsim.errors import InputError
 
-__all__ = ["MATERIALS", "Composition", "Material", "composition", "material", "mean_material"]
+__all__ = [
+    "MATERIALS",
+    "VACUUM",
+    "Composition",
+    "Material",
+    "composition",
+    "material",
+    "mean_material",
+    "se_escape_nm",
+]
 
 
 @jax.tree_util.register_dataclass
@@ -90,6 +99,8 @@ MATERIALS: dict[str, tuple[dict[str, float], float]] = {
 }
 
 
+VACUUM = "vacuum"  # what open pores hold, wherever a material is asked for
+
 # Energy (eV) that releases one secondary, and escape depth (nm), by kind of solid: depths from
 # Seiler 1983 (doi 10.1063/1.332840), energies such that the Monte Carlo's yield peaks near the
 # middle of the measured ones (which differ by a factor of two between laboratories).
@@ -97,6 +108,11 @@ _SECONDARIES = {"metal": (25.0, 1.0), "semiconductor": (20.0, 2.0), "insulator":
 _KINDS = dict.fromkeys(("Si", "C", "graphite"), "semiconductor") | dict.fromkeys(
     ("SiO2", "Al2O3", "ZrO2", "YSZ", "CaCO3", "NMC", "resin"), "insulator"
 )  # all others are metals
+
+
+def se_escape_nm(name: str) -> float:
+    """Attenuation length of secondaries (Seiler 1983); unknown names are taken for metals."""
+    return _SECONDARIES[_KINDS.get(name, "metal")][1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

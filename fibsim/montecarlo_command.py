@@ -9,13 +9,11 @@ import numpy as np
 
 from fibsim import io
 from fibsim.errors import InputError
-from fibsim.materials import MATERIALS, Composition, composition
+from fibsim.materials import MATERIALS, VACUUM, Composition, composition
 from fibsim.montecarlo import Yields, bulk_yields, image_yields
 from fibsim.provenance import versions
 
 __all__ = ["image_to_folder", "is_material", "print_bulk"]
-
-VACUUM = "vacuum"
 
 
 def _compositions(names: Sequence[str]) -> tuple[Composition | None, ...]:

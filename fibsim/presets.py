@@ -17,7 +17,7 @@ from fibsim.instrument import (
     validate_instrument,
 )
 from fibsim.interaction import bulk_yields
-from fibsim.materials import Material, composition, material
+from fibsim.materials import Material, material, se_escape_nm
 
 __all__ = ["PRESETS", "make_instrument", "preset"]
 
@@ -34,6 +34,7 @@ def make_instrument(
     slice_nm: float = 10.0,
     tilt_deg: float = 38.0,
     solid: str | Material = "Au",
+    other_phases: Sequence[str | Material] = (),
     white_level: float = 255.0,
 ) -> Instrument:
     """An instrument with textbook values, the start of every fit.
@@ -44,6 +45,9 @@ def make_instrument(
     Args:
         beam_kev: beam energies, 1 to 8 of them, 0.1 to 30 keV.
         detectors: ``"SE"`` or ``"BSE"`` per channel, or one for all; SE if not given.
+        solid: material of the solid, by name or as `Material`.
+        other_phases: materials beside it, see `Instrument`; ``("resin",)`` is a specimen whose
+            pores are infiltrated.
 
     Raises:
         InputError: a value is outside its range (see `validate_instrument`).
@@ -67,8 +71,10 @@ def make_instrument(
     def each(value):
         return jnp.full(len(energies), value, float)
 
-    # Custom solids are taken for metals.
-    escape = composition(solid).se_escape_nm if isinstance(solid, str) else 1.0
+    def known(phase: str | Material) -> Material:
+        return material(phase) if isinstance(phase, str) else phase
+
+    solid = known(solid)
     se_fraction = jnp.asarray([0.95 if n == "SE" else 0.0 for n in names], float)
     instrument = Instrument(
         beam_kev=jnp.asarray(energies, float),
@@ -76,11 +82,12 @@ def make_instrument(
         geometry=Geometry(
             pixel_nm=scalar(pixel_nm), slice_nm=scalar(slice_nm), tilt_deg=scalar(tilt_deg)
         ),
-        solid=material(solid) if isinstance(solid, str) else solid,
+        solid=solid,
+        other_phases=tuple(known(phase) for phase in other_phases),
         interaction=Interaction(
             range_scale=scalar(1.0),
             spread_scale=scalar(1.0),
-            se_escape_nm=scalar(_ESCAPE * escape),
+            se_escape_nm=scalar(_ESCAPE * se_escape_nm(solid.name)),
             se_by_bse=scalar(1.9),
             edge_gain=scalar(0.57),
             se_incidence=scalar(0.44),

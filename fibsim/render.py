@@ -1,20 +1,23 @@
-"""The forward model: solid fraction + coefficients -> electrons leaving every milled face.
+"""The forward model: volume fractions + coefficients -> electrons leaving every milled face.
 
 What is seen from a plane is its layer laid over what is seen from the plane below, so one pass
 from the deepest layer upwards yields every slice of the stack, in O(voxels) whatever the
 interaction depth::
 
-    dB/dh = mu_b rho (eta g_b - B)
-    dS/dh = mu_s rho (delta g_s (1 + b B) - S)
+    dB/dh = sum over phases of mu_b rho (eta g_b - B)
+    dS/dh = sum over phases of mu_s rho (delta g_s (1 + b B) - S)
 
 with B backscattered and S secondary electrons per beam electron, h the thickness laid on so far
-and rho the solid fraction. Within a layer rho is constant and both equations are solved exactly,
-so the image does not depend on how many layers a homogeneous stretch is cut into. In them
+and rho the volume fraction of a phase: of the solid, or of several materials. Within a layer rho
+is constant and both equations are solved exactly, so the image does not depend on how many layers
+a homogeneous stretch is cut into. In them
 
-    mu      attenuation in solid: `Coefficients.bse_attenuation` or se_attenuation
-    g_s     1 + edge_gain (rho - near)_+, with rho averaged over the slice
+    mu      attenuation in a phase: `Coefficients.bse_attenuation` or se_attenuation
+    g_s     1 + edge_gain (dense - near)_+
     g_b     g_s - bse_incidence tan(tilt) edge_nm d(near)/dy
-    near    G(edge_nm) * rho, the solid around
+    dense   sum of mu_b rho over the largest mu_b, averaged over the slice: a light phase is
+            half way to a pore
+    near    G(edge_nm) * dense, what is around
 
 B and S are what would leave if nothing stood in the way out of the pores. What lies behind a
 face's open area leaves through the pore, past its walls or through them::
@@ -58,6 +61,7 @@ _SE_THROUGH = 1.35  # secondaries of electrons that come through walls, which cr
 _ROUGH_NM = 9.0
 _CLOSING = 8
 _STEEPEST = 3.0  # secants beyond are rims
+_TINY = 1e-12  # keeps 0 / 0 out of empty specimens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,26 @@ def _decay_mean(x: Array, y: Array | float) -> Array:
     safe = jnp.where(near, 1.0, difference)
     series = jnp.exp(-(x + y) / 2) * (1.0 + difference**2 / 24)
     return jnp.where(near, series, (jnp.exp(-x) - jnp.exp(-y)) / safe)
+
+
+def _weighted(weights: Float[Array, " phase"], values: Float[Array, "phase ..."]) -> Array:
+    """Sum over phases."""
+    return sum(weights[p] * values[p] for p in range(values.shape[0]))
+
+
+def _mixed(
+    peak: Float[Array, " phase"], attenuation: Float[Array, " phase"], thickness_nm: Array
+) -> tuple[Array, Array]:
+    """Attenuation of every layer, and what an endless mixture like it would emit.
+
+    ``k = sum of mu t`` and ``sum of mu t peak / k``, with t a layer's thickness of each phase.
+    """
+    k = _weighted(attenuation, thickness_nm)
+    if len(peak) == 1:
+        return k, peak[0]
+    some = k > 0
+    emits = _weighted(attenuation * peak, thickness_nm)
+    return k, jnp.where(some, emits / jnp.where(some, k, 1.0), 0.0)
 
 
 def _shares_seen(view: View, layers: Layers, c: Coefficients) -> tuple[Array, Array, Array]:
@@ -95,8 +119,9 @@ def _emission_factors(
 ) -> tuple[Array, Array]:
     """g_b and g_s of the module docstring for every slice."""
     width = c.edge_nm / geometry.pixel_nm
-    near = filter_lateral(mean_rho, lambda q2: jnp.exp(-q2 * width**2 / 2), periodic=periodic)
-    edge = 1.0 + c.edge_gain * jnp.maximum(mean_rho - near, 0.0)
+    dense = _weighted(c.bse_attenuation / jnp.max(c.bse_attenuation), mean_rho)
+    near = filter_lateral(dense, lambda q2: jnp.exp(-q2 * width**2 / 2), periodic=periodic)
+    edge = 1.0 + c.edge_gain * jnp.maximum(dense - near, 0.0)
     one = jnp.ones((), jnp.int32)
     before = shift_whole(near, -one, axis=-2, periodic=periodic)
     after = shift_whole(near, one, axis=-2, periodic=periodic)
@@ -114,32 +139,39 @@ def render_channel(
     num_slices: int,
     periodic: bool,
 ) -> Emission:
-    """Run the recurrence for one channel (scalar coefficients) and return the first faces.
+    """Run the recurrence for one channel (no channel axis) and return the first faces.
 
-    The scan starts under the deepest layer with the signal of a half-space of the mean
-    solid fraction of that layer, which is right for dense ground, dark for open space and the
+    The scan starts under the deepest layer with the signal of a half-space of each phase, in the
+    mean fractions of that layer, which is right for dense ground, dark for open space and the
     mean between them otherwise.
     """
     c = coefficients
-    mean_rho = jnp.mean(layers.rho, 1)
+    mean_rho = jnp.mean(layers.rho, 2)
     bse_factor, se_factor = (g[:, None] for g in _emission_factors(mean_rho, c, geometry, periodic))
+    filled = jnp.mean(layers.filled, 1)
 
     # All that does not depend on the carry is computed for the whole volume at once, so that a
     # step of the scan is a few multiply-adds: fast forward, and little to store for the gradient.
-    solid_nm = layers.rho * layers.height_nm[:, None, None, None]
-    k_b, k_s = c.bse_attenuation * solid_nm, c.se_attenuation * solid_nm
+    thickness_nm = layers.rho * layers.height_nm[:, None, None, None]
+    k_b, eta = _mixed(c.eta, c.bse_attenuation, thickness_nm)
+    k_s, delta = _mixed(c.delta, c.se_attenuation, thickness_nm)
     pass_b, pass_s = jnp.exp(-k_b), jnp.exp(-k_s)
-    own_b = c.eta * bse_factor * (1.0 - pass_b)
+    own_b = eta * bse_factor * (1.0 - pass_b)
     # Secondaries of the layer: released by the beam, by backscatter of the layer itself, and by
     # what comes from below, each averaged over the layer.
-    released = c.delta * se_factor * k_s
+    released = delta * se_factor * k_s
     below = _decay_mean(k_b, k_s)
     alone = _decay_mean(k_s, 0.0)
-    itself = c.eta * bse_factor * (alone - below)
+    itself = eta * bse_factor * (alone - below)
     own_s = released * (alone + c.se_by_bse * itself)
     by_back = released * c.se_by_bse * below
     seen = jnp.stack(_shares_seen(view, layers, c), axis=1)
-    release = c.delta * c.se_by_bse
+    # What comes through walls has met all phases.
+    shares = jnp.mean(mean_rho, (1, 2, 3))
+    release = c.se_by_bse * jnp.sum(shares * c.delta) / jnp.maximum(jnp.sum(shares), _TINY)
+
+    def blur(image, variance):
+        return filter_lateral(image, lambda q2: jnp.exp(-q2 * variance / 2), periodic=periodic)
 
     def lay(scene, layer):
         back, second = scene
@@ -147,32 +179,37 @@ def render_channel(
         return (own_b + pass_b * back, own_s + by_back * back + pass_s * second), None
 
     def one_slice(carry, inputs):
-        terms, mean_rho, seen, seen_below, thickness, step = inputs
+        terms, rho, filled, seen, seen_below, thickness, step = inputs
         scene = jnp.concatenate([jnp.stack(carry), seen_below])
         back, second, *share = shift_whole(scene, step, axis=-2, periodic=periodic)
         # Solid laid over a pore closes it.
         through = release * share[2] * back
-        second = second + mean_rho * ((share[1] * second + through) * share[0] - second)
-        back = back + mean_rho * (share[0] ** _CLOSING - 1.0) * back
+        second = second + filled * ((share[1] * second + through) * share[0] - second)
+        back = back + filled * (share[0] ** _CLOSING - 1.0) * back
         # The beam spreads in the solid that it crosses, so only under solid is the view blurred.
         # Once per slice: as wide as the slice is thick, whatever its number of sub-layers.
         variance = c.spread * thickness / geometry.pixel_nm**2
-        blurred = filter_lateral(back, lambda q2: jnp.exp(-q2 * variance / 2), periodic=periodic)
-        back = back + mean_rho * (blurred - back)
+        spread = jnp.stack([blur(back, v) - back for v in variance])
+        back = back + _weighted(jnp.ones_like(variance), rho * spread)
         lower = jax.tree.map(lambda t: t[1:], terms)
         (back, second), _ = jax.lax.scan(lay, (back, second), lower, reverse=True)
         top = jax.tree.map(lambda t: t[0], terms)
         visible = (back * seen[0], second * seen[1] + release * seen[2] * back)
         return lay((back, second), top)[0], lay(visible, top)[0]
 
-    ground = jnp.mean(layers.rho[-1, -1]) * jnp.ones_like(layers.rho[-1, -1])
-    start = (c.eta * ground, c.delta * (1.0 + c.se_by_bse * c.eta) * ground)
-    thickness = layers.height_nm * layers.rho.shape[1]
+    ground = jnp.mean(layers.rho[:, -1, -1], (-2, -1))
+    ones = jnp.ones_like(filled[-1])
+    start = (
+        jnp.sum(c.eta * ground) * ones,
+        jnp.sum(c.delta * (1.0 + c.se_by_bse * c.eta) * ground) * ones,
+    )
+    thickness = layers.height_nm * layers.rho.shape[2]
     terms = (own_b, pass_b, own_s, pass_s, by_back)
     # Under the deepest slice nothing is known to be hidden: all is seen.
     open_ground = jnp.zeros_like(seen[:1]).at[:, :2].set(1.0)
     seen_below = jnp.concatenate([seen[1:], open_ground])
-    xs = (terms, mean_rho, seen, seen_below, thickness, layers.step_px)
+    by_slice = jnp.moveaxis(mean_rho, 0, 1)
+    xs = (terms, by_slice, filled, seen, seen_below, thickness, layers.step_px)
     _, images = jax.lax.scan(one_slice, start, xs, reverse=True)
 
     def back_on_grid(inputs):

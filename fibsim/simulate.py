@@ -19,7 +19,7 @@ from fibsim.noise import noise_variance, sample_grey
 from fibsim.openness import face_views
 from fibsim.render import render_channel
 from fibsim.resample import sample_depth
-from fibsim.specimens.specimen import Specimen
+from fibsim.specimens.specimen import Specimen, phase_fractions
 
 __all__ = [
     "Sample",
@@ -39,13 +39,14 @@ class Sample:
     Attributes:
         images: noisy grey values; ``(channel, slice, y, x)``.
         expected: the same without noise.
-        solid: solid fraction at every imaged face, on the images' grid; ``(slice, y, x)``.
+        solid: solid fraction at every imaged face, on the images' grid; ``(slice, y, x)``, or
+            with the phases of the specimen first.
         milling: the faults that were drawn.
     """
 
     images: Float[Array, "channel slice y x"]
     expected: Float[Array, "channel slice y x"]
-    solid: Float[Array, "slice y x"]
+    solid: Float[Array, "*phase slice y x"]
     milling: Milling
 
 
@@ -55,8 +56,11 @@ def default_sublayers(slice_nm: float, pixel_nm: float) -> int:
 
 
 def _check(specimen: Specimen, instrument: Instrument, num_slices: int, sublayers: int) -> None:
-    if specimen.solid.ndim != 3:
-        raise InputError(f"specimen has shape {specimen.solid.shape}, expected (z, y, x).")
+    if specimen.solid.ndim not in (3, 4):
+        raise InputError(
+            f"specimen has shape {specimen.solid.shape}, expected (z, y, x) or (phase, z, y, x)."
+        )
+    phase_fractions(specimen, instrument.num_phases)
     if num_slices < 1 or sublayers < 1:
         raise InputError(
             f"num_slices={num_slices} and sublayers={sublayers} must both be at least 1."
@@ -64,7 +68,7 @@ def _check(specimen: Specimen, instrument: Instrument, num_slices: int, sublayer
     geometry = instrument.geometry
     if any(isinstance(v, jax.core.Tracer) for v in (geometry.pixel_nm, geometry.slice_nm)):
         return  # inside a transformation: values are unknown, the caller's check holds
-    pixel, depth = float(geometry.pixel_nm), specimen.solid.shape[0] * specimen.voxel_nm[0]
+    pixel, depth = float(geometry.pixel_nm), specimen.solid.shape[-3] * specimen.voxel_nm[0]
     if any(abs(v / pixel - 1) > 1e-3 for v in specimen.voxel_nm[1:]):
         raise InputError(
             f"specimen voxels are {specimen.voxel_nm[1:]} nm wide but the pixel is {pixel:g} nm; "
@@ -94,8 +98,8 @@ def expected_stack(
     For a batch use `jax.vmap`.
 
     Args:
-        specimen: solid fraction, its lateral voxels as wide as the instrument's pixels, its top
-            layer the first milled face.
+        specimen: solid fraction or fractions of the instrument's phases, its lateral voxels as
+            wide as the instrument's pixels, its top layer the first milled face.
         instrument: the microscope.
         milling: true thickness, drift and shading of this run; faultless if not given.
         num_slices: faces to image.
@@ -104,11 +108,12 @@ def expected_stack(
             specimen ends earlier its last layer goes on.
 
     Raises:
-        InputError: lateral voxel size differs from the pixel, or the specimen is too shallow.
+        InputError: lateral voxel size differs from the pixel, the specimen is too shallow, or
+            its phases are not those of the instrument.
     """
     _check(specimen, instrument, num_slices, sublayers)
     if milling is None:
-        milling = nominal_milling(instrument, (num_slices, *specimen.solid.shape[1:]))
+        milling = nominal_milling(instrument, (num_slices, *specimen.solid.shape[-2:]))
     return _expected_stack(
         specimen,
         instrument,
@@ -123,7 +128,7 @@ def expected_stack(
 def _expected_stack(specimen, instrument, milling, *, num_slices, sublayers, below_slices):
     geometry, periodic = instrument.geometry, specimen.periodic
     layers = mill_layers(
-        specimen.solid,
+        phase_fractions(specimen, instrument.num_phases),
         milling.thickness_nm,
         geometry,
         voxel_z_nm=specimen.voxel_nm[0],
@@ -172,12 +177,16 @@ def add_noise(
 
 def true_faces(
     specimen: Specimen, instrument: Instrument, milling: Milling
-) -> Float[Array, "slice y x"]:
-    """Solid fraction of the specimen at every imaged face, displaced as the images are."""
+) -> Float[Array, "*phase slice y x"]:
+    """The specimen's fractions at every imaged face, displaced as the images are."""
     face = jnp.cumsum(milling.thickness_nm) - milling.thickness_nm
-    solid = sample_depth(specimen.solid, face / specimen.voxel_nm[0] - 0.5)
-    solid = displace(solid, milling, instrument.geometry.pixel_nm, periodic=specimen.periodic)
-    return jnp.clip(solid, 0.0, 1.0)
+
+    def faces(fraction):
+        seen = sample_depth(fraction, face / specimen.voxel_nm[0] - 0.5)
+        pixel_nm, periodic = instrument.geometry.pixel_nm, specimen.periodic
+        return jnp.clip(displace(seen, milling, pixel_nm, periodic=periodic), 0.0, 1.0)
+
+    return jax.vmap(faces)(specimen.solid) if specimen.solid.ndim == 4 else faces(specimen.solid)
 
 
 def sample_stack(
@@ -207,7 +216,7 @@ def sample_stack(
 @functools.partial(jax.jit, static_argnames=("num_slices", "sublayers", "below_slices"))
 def _sample_stack(specimen, instrument, *, key, num_slices, sublayers, below_slices):
     key_milling, key_noise = jax.random.split(key)
-    shape = (num_slices, *specimen.solid.shape[1:])
+    shape = (num_slices, *specimen.solid.shape[-2:])
     milling = sample_milling(instrument, shape, key=key_milling)
     expected = _expected_stack(
         specimen,

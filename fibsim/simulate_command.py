@@ -1,6 +1,6 @@
 """The work behind ``fibsim simulate``: specimen and instrument by name or file, stack to disk."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -11,23 +11,32 @@ from fibsim import io
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
+from fibsim.materials import VACUUM
 from fibsim.presets import PRESETS, preset
 from fibsim.simulate import Sample, default_sublayers, sample_stack
 from fibsim.specimens import KINDS, Specimen, make, resample, specimen_from_file
 from fibsim.stack import Channel
 
-__all__ = ["record", "simulate_to_folder", "write_sample"]
+__all__ = ["labels_of", "record", "simulate_to_folder", "write_sample"]
 
 _BELOW = 6
 
 
-def _instrument(name: str, beam_kev: tuple[float, ...]) -> InstrumentFile:
+def _instrument(
+    name: str, beam_kev: Sequence[float], materials: Sequence[str], pores: str
+) -> InstrumentFile:
+    filling = () if pores == VACUUM else (pores,)
     if name in PRESETS:
-        changes = {"beam_kev": beam_kev} if beam_kev else {}
+        changes: dict = {"beam_kev": beam_kev} if beam_kev else {}
+        first, *others = materials or ("Au",)
+        changes |= {"solid": first, "other_phases": (*others, *filling)}
         return InstrumentFile(instrument=preset(name, **changes))
     if Path(name).suffix in (".yaml", ".yml") or Path(name).exists():
-        if beam_kev:
-            raise InputError("--beam-kev goes with a preset; an instrument file names its own.")
+        for option, given in (("beam-kev", beam_kev), ("materials", materials), ("pores", filling)):
+            if given:
+                raise InputError(
+                    f"--{option} goes with a preset; an instrument file names its own."
+                )
         return load_instrument(name)
     raise InputError(
         f"{name!r} is neither a preset ({', '.join(PRESETS)}) nor an instrument file; "
@@ -70,6 +79,14 @@ def _record(specimen: Specimen, instrument: Instrument, key, slices: int, sublay
     )
 
 
+def labels_of(sample: Sample) -> np.ndarray:
+    """Number of the phase that fills more of a voxel than any other; 0 = pore, 1 = first phase."""
+    solid = np.asarray(sample.solid)
+    phases = solid if solid.ndim == 4 else solid[None]
+    open_pore = 1.0 - phases.sum(0, keepdims=True)
+    return np.argmax(np.concatenate([open_pore, phases]), axis=0).astype(np.uint8)
+
+
 def write_sample(folder: Path, sample: Sample, instrument: Instrument) -> None:
     """One 8-bit TIFF per channel, ``truth.tif``, and a ``stack.yaml`` that states everything."""
     geometry = instrument.geometry
@@ -81,14 +98,15 @@ def write_sample(folder: Path, sample: Sample, instrument: Instrument) -> None:
     grey = np.asarray(sample.images) / np.asarray(instrument.noise.white_level)[:, None, None, None]
     images = np.round(np.clip(grey, 0, 1) * 255).astype(np.uint8)
     io.write_stack(folder, images, channels, voxel_nm=voxel)
-    truth = (np.asarray(sample.solid) > 0.5).astype(np.uint8)
-    io.write_volume(folder / "truth.tif", truth, voxel_nm=voxel)
+    io.write_volume(folder / "truth.tif", labels_of(sample), voxel_nm=voxel)
     facts = {
         "pixel_nm": voxel[1],
         "slice_nm": voxel[0],
         "tilt_deg": round(float(geometry.tilt_deg), 3),
         "material": instrument.solid.name,
     }
+    if sample.solid.ndim == 3 and instrument.other_phases:
+        facts["pores"] = instrument.other_phases[0].name
     io.atomic_write_text(folder / "stack.yaml", yaml.safe_dump(facts, sort_keys=False))
 
 
@@ -100,6 +118,8 @@ def simulate_to_folder(
     specimen_voxel_nm: tuple[float, float, float] | None,
     parameters: Mapping[str, float],
     beam_kev: tuple[float, ...],
+    materials: tuple[str, ...],
+    pores: str,
     slices: int,
     side: int,
     seed: int,
@@ -117,12 +137,13 @@ def simulate_to_folder(
         )
     out = Path(out)
     io.require_new_folder(out)
-    content = _instrument(instrument, beam_kev)
+    content = _instrument(instrument, beam_kev, materials, pores)
     microscope = content.instrument
     is_file = specimen is not None and specimen not in KINDS and Path(specimen).suffix != ""
     kind = specimen or content.kind or "waves"
     if is_file:
-        read = specimen_from_file(specimen, voxel_nm=specimen_voxel_nm)
+        count = len(materials) if len(materials) > 1 else None
+        read = specimen_from_file(specimen, voxel_nm=specimen_voxel_nm, phases=count)
         pixel, depth = float(microscope.geometry.pixel_nm), float(microscope.geometry.slice_nm)
         sublayers = default_sublayers(depth, pixel)
         solid = resample(read, (depth / sublayers, pixel, pixel))
@@ -139,6 +160,6 @@ def simulate_to_folder(
         out / "instrument.yaml",
         InstrumentFile(instrument=microscope, kind=kind, specimen=dict(parameters)),
     )
-    porosity = 1.0 - float(np.mean(np.asarray(sample.solid) > 0.5))
+    porosity = float(np.mean(labels_of(sample) == 0))
     announce(f"wrote {len(microscope.detectors)} channels, truth.tif (porosity {porosity:.3f}), "
              f"stack.yaml and instrument.yaml in {out}")  # fmt: skip

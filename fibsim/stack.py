@@ -35,6 +35,7 @@ class Stack:
         tilt_deg: angle between beam and slice normal in degrees, positive when the beam leans
             towards +y as it goes deeper; ``None`` when nothing states it.
         material: name of the solid in `fibsim.materials`; ``None`` when nothing states it.
+        pores: material that fills the pores; ``None`` for open pores.
         specimen: name of the specimen generator the user asks for; ``None`` to choose.
         name: short name of the data set.
         provenance: fact -> where it came from, for example ``{"pixel_nm": "ImageJ tag"}``.
@@ -47,6 +48,7 @@ class Stack:
     slice_nm: float
     tilt_deg: float | None = None
     material: str | None = None
+    pores: str | None = None
     specimen: str | None = None
     name: str = "stack"
     provenance: dict[str, str] = dataclasses.field(default_factory=dict)

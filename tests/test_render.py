@@ -80,7 +80,7 @@ def test_bulk_emits_its_bulk_yields_at_every_face(kev, periodic):
     lens = instrument(kev)
     secondary, backscatter = emitted(np.ones((DEPTH, SIZE, SIZE)), lens, periodic=periodic)
     c = channel_coefficients(lens)
-    eta, delta, b = float(c.eta[1]), float(c.delta[0]), float(c.se_by_bse[0])
+    eta, delta, b = float(c.eta[1, 0]), float(c.delta[0, 0]), float(c.se_by_bse[0])
     np.testing.assert_allclose(backscatter, eta, rtol=2e-5)
     np.testing.assert_allclose(secondary, delta * (1 + b * eta), rtol=2e-5)
     np.testing.assert_allclose(float(bulk_yields(lens).secondary[0]), secondary.mean(), rtol=2e-5)
@@ -102,8 +102,8 @@ def test_film_over_vacuum(layers):
     # Half of the backscattered electrons come from above their median depth.
     depth = float(evaluate(interaction_table("Au"), 2.0).depth_nm)
     for signal, peak, mu in (
-        (backscatter, c.eta[1], np.log(2) / depth),
-        (secondary, c.delta[0], float(c.se_attenuation[0])),
+        (backscatter, c.eta[1, 0], np.log(2) / depth),
+        (secondary, c.delta[0, 0], float(c.se_attenuation[0, 0])),
     ):
         expected = float(peak) * (1 - np.exp(-mu * t))
         np.testing.assert_allclose(signal[0], expected, rtol=1e-4)
@@ -336,7 +336,7 @@ def test_layer_is_the_limit_of_thin_layers():
     found = emitted(Z < 3, lens, sublayers=1)[:, 0].mean((1, 2))
     c = channel_coefficients(lens)
     eta, delta, b, mu_b, mu_s = (
-        float(leaf[0])
+        float(jnp.ravel(leaf)[0])
         for leaf in (c.eta, c.delta, c.se_by_bse, c.bse_attenuation, c.se_attenuation)
     )
     back = second = 0.0

@@ -28,6 +28,7 @@ from fibsim.fit.unknowns import (
     start_point,
 )
 from fibsim.instrument import Instrument
+from fibsim.materials import VACUUM
 from fibsim.presets import make_instrument
 from fibsim.simulate import Sample, sample_stack
 from fibsim.specimens import KINDS, draw
@@ -155,6 +156,7 @@ def first_instrument(stack: Stack) -> Instrument:
         slice_nm=stack.slice_nm,
         tilt_deg=tilt,
         solid=stack.material or "Au",
+        other_phases=() if stack.pores in (None, VACUUM) else (stack.pores,),
         white_level=WHITE,
     )
 

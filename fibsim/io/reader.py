@@ -105,8 +105,8 @@ def read_stack(path: str | Path, *, overrides: Mapping[str, Any] | None = None) 
     Args:
         path: folder, file, or ``folder/NAME`` for an nnU-Net case.
         overrides: what was given on the command line; keys ``pixel_nm``, ``slice_nm``,
-            ``tilt_deg``, ``material``, ``specimen``, ``beam_kev`` and ``detector`` (lists, one
-            entry per channel), ``channels`` (file names to use). They win over ``stack.yaml``,
+            ``tilt_deg``, ``material``, ``pores``, ``specimen``, ``beam_kev``, ``detector`` (lists,
+            one entry per channel), ``channels`` (file names to use). They win over ``stack.yaml``,
             which wins over headers, which win over names.
 
     Returns:
@@ -136,6 +136,7 @@ def read_stack(path: str | Path, *, overrides: Mapping[str, Any] | None = None) 
         slice_nm=metadata.slice_nm,
         tilt_deg=metadata.tilt_deg,
         material=metadata.material,
+        pores=metadata.pores,
         specimen=metadata.specimen,
         name=layout.name,
         provenance=provenance,

@@ -10,7 +10,7 @@ from fibsim.stack import Stack
 
 __all__ = ["fingerprint", "inspect_stack"]
 
-_FACTS = ("pixel_nm", "slice_nm", "tilt_deg", "material", "specimen")
+_FACTS = ("pixel_nm", "slice_nm", "tilt_deg", "material", "pores", "specimen")
 
 
 def _channel_rows(stack: Stack) -> list[list[str]]:
@@ -89,6 +89,7 @@ def fingerprint(stack: Stack) -> str:
         "voxel_nm": stack.voxel_nm,
         "tilt_deg": stack.tilt_deg,
         "material": stack.material,
+        "pores": stack.pores,
         "specimen": stack.specimen,
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())

@@ -35,6 +35,7 @@ class Metadata:
     slice_nm: float
     tilt_deg: float | None
     material: str | None
+    pores: str | None
     specimen: str | None
     provenance: dict[str, str]
     warnings: tuple[str, ...]
@@ -288,7 +289,7 @@ def resolve_metadata(
             header.append(folder_slice)
         chosen[key] = _choose(key, [*_stated(sources, key), *_unique(header)], warnings)
         _check_range(key, chosen[key])
-    for key in ("material", "specimen"):
+    for key in ("material", "pores", "specimen"):
         chosen[key] = _choose(key, _stated(sources, key), warnings)
 
     slices = layout.channels[0].shape[0]
@@ -352,6 +353,7 @@ def resolve_metadata(
         slice_nm=value("slice_nm") or 0.0,
         tilt_deg=value("tilt_deg"),
         material=text("material"),
+        pores=text("pores"),
         specimen=text("specimen"),
         provenance=provenance,
         warnings=tuple(warnings),

@@ -23,7 +23,7 @@ __all__ = [
 
 COMMAND_LINE = "command line"
 _NUMBERS = ("pixel_nm", "slice_nm", "tilt_deg")
-_TEXTS = ("material", "specimen")
+_TEXTS = ("material", "pores", "specimen")
 _CHANNEL_KEYS = ("file", "beam_kev", "detector", "name")
 
 
@@ -42,6 +42,7 @@ class Stated:
     slice_nm: float | None = None
     tilt_deg: float | None = None
     material: str | None = None
+    pores: str | None = None
     specimen: str | None = None
     files: tuple[str, ...] | None = None
     beam_kev: tuple[float | None, ...] | None = None

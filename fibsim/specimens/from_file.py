@@ -8,7 +8,7 @@ import numpy as np
 from fibsim.errors import InputError
 from fibsim.specimens.specimen import Specimen, make_specimen
 
-__all__ = ["solid_fraction_of", "specimen_from_file"]
+__all__ = ["phase_fractions_of", "solid_fraction_of", "specimen_from_file"]
 
 
 def solid_fraction_of(values: np.ndarray, solid_value: float | None = None) -> np.ndarray:
@@ -56,11 +56,27 @@ def solid_fraction_of(values: np.ndarray, solid_value: float | None = None) -> n
     return (values == high).astype(np.float32)
 
 
+def phase_fractions_of(labels: np.ndarray, phases: int) -> np.ndarray:
+    """One volume per phase, ``(phase, z, y, x)``, of labels 1, 2 ... ``phases``; 0 is open pore.
+
+    Raises:
+        InputError: a label is no whole number, or larger than the number of phases.
+    """
+    whole = labels.dtype.kind in "bui" or np.all(labels == np.round(labels))
+    if not whole or labels.min() < 0 or labels.max() > phases:
+        raise InputError(
+            f"volume holds values from {labels.min():g} to {labels.max():g} but {phases} materials "
+            f"were named; expected whole numbers: 0 for pores and 1 to {phases} for materials."
+        )
+    return (labels == np.arange(1, phases + 1)[:, None, None, None]).astype(np.float32)
+
+
 def specimen_from_file(
     path: str | Path,
     voxel_nm: float | Sequence[float] | None = None,
     solid_value: float | None = None,
     *,
+    phases: int | None = None,
     periodic: bool = False,
 ) -> Specimen:
     """Read a volume as `Specimen`.
@@ -69,6 +85,7 @@ def specimen_from_file(
         path: TIFF file, ``(z, y, x)``.
         voxel_nm: voxel size (z, y, x) in nm, or one number; the file's own if not given.
         solid_value: label of the solid, see `solid_fraction_of`.
+        phases: number of materials; the file holds their labels, see `phase_fractions_of`.
         periodic: whether opposite faces fit together.
 
     Raises:
@@ -77,7 +94,11 @@ def specimen_from_file(
     """
     from fibsim.io import read_volume, read_voxel_nm
 
-    solid = solid_fraction_of(read_volume(path), solid_value)
+    values = read_volume(path)
+    if phases is None:
+        solid = solid_fraction_of(values, solid_value)
+    else:
+        solid = phase_fractions_of(values, phases)
     if voxel_nm is None:
         voxel_nm = read_voxel_nm(path)
     if voxel_nm is None:

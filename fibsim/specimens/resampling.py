@@ -57,12 +57,14 @@ def resample(specimen: Specimen, voxel_nm: float | Sequence[float]) -> Specimen:
     """
     voxel_nm = voxel_size(voxel_nm)
     solid, periodic = specimen.solid, specimen.periodic
-    for axis, (old_nm, new_nm) in enumerate(zip(specimen.voxel_nm, voxel_nm, strict=True)):
+    first = solid.ndim - 3  # after the phases, if there are several
+    for number, (old_nm, new_nm) in enumerate(zip(specimen.voxel_nm, voxel_nm, strict=True)):
+        axis = first + number
         size, ratio = solid.shape[axis], new_nm / old_nm
         new = int(np.floor(size / ratio + _TOLERANCE))
         if new < 1:
             raise InputError(
-                f"voxel_nm is {new_nm:g} along axis {axis} but the specimen measures only "
+                f"voxel_nm is {new_nm:g} along axis {number} but the specimen measures only "
                 f"{size * old_nm:g} nm there; ask for smaller voxels."
             )
         if abs(new * ratio - size) > _TOLERANCE * ratio:
