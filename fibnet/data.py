@@ -1,7 +1,7 @@
 """Endless training data: random specimens recorded by instruments around the fitted one."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -188,18 +188,13 @@ def draw_stack(
 
 
 def grey_statistics(
-    source: Source, data: SimulatedData, *, key: jax.Array
+    stacks: Sequence[Float[Array, "channel slice y x"]],
 ) -> tuple[Float[Array, " channel"], Float[Array, " channel"]]:
-    """Mean and standard deviation per channel over four simulated stacks.
+    """Mean and standard deviation per channel over some simulated stacks.
 
     The constants that normalise both simulated and real images before the network: taken from
     the simulation, they exist before any real image is read.
     """
-
-    def one(key):
-        images, _ = draw_training_stack(source, data, key=key)
-        return images.mean((1, 2, 3)), (images**2).mean((1, 2, 3))
-
-    first, second = jax.lax.map(one, jax.random.split(key, 4))
-    mean = first.mean(0)
-    return mean, jnp.sqrt(jnp.maximum(second.mean(0) - mean**2, 1.0))
+    mean = jnp.stack([images.mean((1, 2, 3)) for images in stacks]).mean(0)
+    square = jnp.stack([(images**2).mean((1, 2, 3)) for images in stacks]).mean(0)
+    return mean, jnp.sqrt(jnp.maximum(square - mean**2, 1.0))

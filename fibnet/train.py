@@ -200,7 +200,7 @@ def train(
     data = deep_enough(data, source)
     trainer = _Trainer(config, settings, data)
     key_data, key_validation, key_grey = jax.random.split(jax.random.key(seed), 3)
-    mean, sd = jax.jit(grey_statistics, static_argnums=1)(source, data, key=key_grey)
+    mean, sd = grey_statistics([trainer.draw(source, k)[0] for k in jax.random.split(key_grey, 4)])
     validation = [trainer.draw(source, jax.random.fold_in(key_validation, i)) for i in range(6)]
 
     folder = Path(folder)

@@ -44,6 +44,8 @@ __all__ = [
     "slices_below",
 ]
 
+_HELD_OUT_PAIRS = 8
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitSettings:
@@ -247,6 +249,15 @@ def _split(grey: np.ndarray, settings: FitSettings) -> tuple[_Part, _Part, tuple
     return (*parts, (depth, side, side))
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def _patch_distance(real: jax.Array, other: jax.Array, depth: int, key: jax.Array) -> jax.Array:
+    """Mean sliced Wasserstein distance of the patches of two crops ``(channel, slice, y, x)``."""
+    filters = patch_filters(key=key, channels=real.shape[0], depth=depth)
+    responses = (patch_responses(crop, filters) for crop in (real, other))
+    return jnp.mean(sliced_wasserstein(*responses))
+
+
+@functools.partial(jax.jit, static_argnums=2)
 def _random_crop(
     grey: jax.Array, starts: jax.Array, shape: tuple[int, int, int], key: jax.Array
 ) -> jax.Array:
@@ -291,38 +302,28 @@ class _Problem:
     def distance(self, instrument, specimen, real_crop, key):
         """Mean sliced Wasserstein distance of one simulated to one real crop."""
         key_filters, key_sample = jax.random.split(key)
-        filters = patch_filters(key=key_filters, channels=self.channels, depth=self.depth)
         simulated = self.simulate(instrument, specimen, key_sample).images
-        per_filter = sliced_wasserstein(
-            patch_responses(real_crop, filters), patch_responses(simulated, filters)
-        )
-        return jnp.mean(per_filter)
+        return _patch_distance(real_crop, simulated, self.depth, key_filters)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def held_out_distance(self, instrument, specimen, held, starts, key):
+    def held_out_distance(self, instrument, specimen, held, starts, key) -> float:
         """Mean over pairs of held-out crops and simulations, with keys of their own."""
-
-        def one(key):
-            crop, other = jax.random.split(key)
+        found = []
+        for one in jax.random.split(key, _HELD_OUT_PAIRS):
+            crop, filters, sample = jax.random.split(one, 3)
             real = _random_crop(held, starts, self.shape, crop)
-            return self.distance(instrument, specimen, real, other)
+            simulated = self.simulate(instrument, specimen, sample).images
+            found.append(_patch_distance(real, simulated, self.depth, filters))
+        return float(np.mean(found))
 
-        return jnp.mean(jax.lax.map(one, jax.random.split(key, 8)))
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def real_distance(self, fitted, fitted_starts, held, held_starts, key):
+    def real_distance(self, fitted, fitted_starts, held, held_starts, key) -> float:
         """The same between crops of the fitted and of the held-out part."""
-
-        def one(key):
-            a, b, f = jax.random.split(key, 3)
-            filters = patch_filters(key=f, channels=self.channels, depth=self.depth)
-            pair = (
-                patch_responses(_random_crop(part, starts, self.shape, k), filters)
-                for part, starts, k in ((held, held_starts, a), (fitted, fitted_starts, b))
-            )
-            return jnp.mean(sliced_wasserstein(*pair))
-
-        return jnp.mean(jax.lax.map(one, jax.random.split(key, 8)))
+        found = []
+        for one in jax.random.split(key, _HELD_OUT_PAIRS):
+            a, b, filters = jax.random.split(one, 3)
+            real = _random_crop(held, held_starts, self.shape, a)
+            other = _random_crop(fitted, fitted_starts, self.shape, b)
+            found.append(_patch_distance(real, other, self.depth, filters))
+        return float(np.mean(found))
 
 
 def fit_instrument(
@@ -414,7 +415,7 @@ def fit_instrument(
     held_args = jnp.asarray(held.grey), jnp.asarray(held.starts)
 
     def held_out(which, what):
-        return float(problem.held_out_distance(which, what, *held_args, key_held))
+        return problem.held_out_distance(which, what, *held_args, key_held)
 
     return FitResult(
         instrument=instrument,
@@ -425,6 +426,6 @@ def fit_instrument(
         default_distance=held_out(default, specimen),
         start_distance=held_out(matched, specimen),
         fitted_distance=held_out(instrument, parameters),
-        real_distance=float(problem.real_distance(real, starts, *held_args, key_held)),
+        real_distance=problem.real_distance(real, starts, *held_args, key_held),
         loss=np.asarray(losses),
     )
