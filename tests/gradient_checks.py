@@ -14,9 +14,10 @@ import numpy as np
 
 import fibsim
 from fibsim.instrument import leaves_by_name, replace_by_name
+from fibsim.materials import material
 from fibsim.milling import Milling
 from fibsim.noise import log_likelihood, noise_variance
-from fibsim.specimens import make_specimen
+from fibsim.specimens import Specimen, make_specimen
 
 TOLERANCE = 1e-4
 SHAPE, SLICES = (12, 24, 24), 3
@@ -144,6 +145,32 @@ def check_stack():
     return good
 
 
+def check_phases():
+    """A specimen of gold, resin and open pore: its fractions and the second material."""
+    rng = np.random.default_rng(5)
+    share = rng.uniform(0.2, 0.8, SHAPE)
+    phases = jnp.asarray(solid_fraction(rng) * np.stack([share, 1 - share]))
+    lens = instrument(rng)
+    lens = dataclasses.replace(lens, other_phases=(material("resin"),))
+    weights = jnp.asarray(rng.normal(size=(2, SLICES, *SHAPE[1:])))
+
+    def functional(phases, other):
+        images = fibsim.expected_stack(
+            Specimen(solid=phases, voxel_nm=VOXEL_NM, periodic=True),
+            dataclasses.replace(lens, other_phases=(other,)),
+            num_slices=SLICES,
+            sublayers=2,
+            below_slices=2,
+        )
+        return jnp.sum(weights * images)
+
+    value, other = jax.jit(functional), lens.other_phases[0]
+    gradient = jax.jit(jax.grad(functional, argnums=(0, 1)))(phases, other)
+    voxels = [(p, *rng.integers(0, (9, *SHAPE[1:]))) for p in (0, 1, 0, 1)]
+    good = [check("phases", lambda new: value(new, other), phases, gradient[0], voxels)]
+    return good + check_tree("resin.", other, lambda new: value(phases, new), gradient[1], 1)
+
+
 def check_likelihood():
     """The likelihood of recorded grey values, black and white pixels among them."""
     rng = np.random.default_rng(4)
@@ -174,7 +201,7 @@ def main() -> int:
     if not jax.config.jax_enable_x64:
         print("set JAX_ENABLE_X64=1: single precision cannot resolve these differences")
         return 2
-    good = check_stack() + check_likelihood()
+    good = check_stack() + check_phases() + check_likelihood()
     print(f"{sum(good)} of {len(good)} gradients agree within {TOLERANCE:g}")
     return 0 if all(good) else 1
 
