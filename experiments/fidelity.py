@@ -28,11 +28,16 @@ FREE = {
 
 
 @functools.partial(jax.jit, static_argnames=("faces", "below"))
-def render(solid: jax.Array, instrument: Instrument, faces: Sequence[int], below: int) -> jax.Array:
-    """Noise-free yields ``(voltage, SE or BSE, face, y, x)`` of the slices named in ``faces``."""
+def render(
+    phases: jax.Array, instrument: Instrument, faces: Sequence[int], below: int
+) -> jax.Array:
+    """Noise-free yields ``(voltage, SE or BSE, face, y, x)`` of the slices named in ``faces``.
+
+    ``phases`` are volume fractions ``(phase, z, y, x)``, ``below`` the slices under the last face.
+    """
     geometry, slices = instrument.geometry, max(faces) + 1
     layers = mill_layers(
-        solid,
+        phases,
         jnp.full(slices, SLICE_NM),
         geometry,
         voxel_z_nm=VOXEL_NM,

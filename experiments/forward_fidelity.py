@@ -30,12 +30,15 @@ BELOW = 6  # slices that shine through under the last face
 
 
 def load(folder: Path) -> tuple[jax.Array, jax.Array]:
-    """Specimen on the pixel grid with its ground of dense gold, and yields (kV, SE/BSE, ...)."""
+    """Specimen on the pixel grid with its ground of dense gold, and yields (kV, SE/BSE, ...).
+
+    The specimen is ``(phase, z, y, x)`` with one phase.
+    """
     fine = tifffile.imread(folder / "specimen.tif").astype(np.float32)
     coarse = fine.reshape(256, 128, 2, 128, 2).mean((2, 4))[2:]  # the first face lies at 4 nm
     ground = np.ones((20, 128, 128), np.float32)
     yields = np.load(folder / "yields.npz")["yields"].astype(np.float32)
-    return jnp.asarray(np.concatenate([coarse, ground])), jnp.asarray(
+    return jnp.asarray(np.concatenate([coarse, ground]))[None], jnp.asarray(
         yields.transpose(1, 2, 0, 3, 4)
     )
 

@@ -25,7 +25,8 @@ from fibsim.fit.unknowns import apply_unknowns, start_point
 from fibsim.materials import composition
 from fibsim.montecarlo import image_yields
 from fibsim.presets import make_instrument
-from fibsim.specimens import make
+from fibsim.specimens import make, make_specimen
+from fibsim.specimens.specimen import phase_fractions
 
 VOLTAGES, TILTS, FACES = (1.0, 2.0, 5.0), (0.0, 38.0), (2, 8, 14)
 
@@ -81,10 +82,10 @@ OTHERS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recording:
-    """Monte Carlo yields and errors ``(voltage, SE or BSE, face, y, x)`` at each tilt."""
+    """Phases ``(phase, z, y, x)``, and by tilt what ``(voltage, SE or BSE, face, y, x)`` yield."""
 
     case: Case
-    solid: jax.Array
+    phases: jax.Array
     mean: dict[float, np.ndarray]
     error: dict[float, np.ndarray]
 
@@ -138,7 +139,8 @@ def record(name: str, case: Case, seed: int, pixels: int, electrons: int, folder
         with np.load(path) as kept:
             means[tilt], errors[tilt] = kept["mean"], kept["error"]
     solid = fine.reshape(deep, pixels, 2, pixels, 2).mean((2, 4), dtype=np.float32)
-    return Recording(case=case, solid=jnp.asarray(solid), mean=means, error=errors)
+    phases = phase_fractions(make_specimen(solid, VOXEL_NM), 1 if case.pores is None else 2)
+    return Recording(case=case, phases=phases, mean=means, error=errors)
 
 
 def model(recording: Recording, tilt_deg: float, change: dict) -> jax.Array:
@@ -146,7 +148,7 @@ def model(recording: Recording, tilt_deg: float, change: dict) -> jax.Array:
     base = recording.instrument(tilt_deg)
     start = start_point(base, {}, FREE)
     lens = apply_unknowns({k: start[k] + change[k] for k in start}, base, {}, FREE)[0]
-    return render(recording.solid, lens, FACES, recording.case.below)
+    return render(recording.phases, lens, FACES, recording.case.below)
 
 
 def explained(recording: Recording, tilt_deg: float, change: dict) -> np.ndarray:

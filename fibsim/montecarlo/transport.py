@@ -36,7 +36,11 @@ _SE, _BSE, _TRANSMITTED = range(len(KINDS))
 _STEPS_PER_CHECK = 32
 _DRAWS = 11  # random numbers per step
 _BLOCK = 2048  # lanes that advance together on a CPU
-_GROUND_NM = 5000.0  # below a lowest layer that goes on, nothing comes back from deeper
+# Below a lowest layer that goes on, nothing comes back from deeper in the solid, or in a pore.
+_GROUND_NM, _SHAFT_NM = 5000.0, 500.0
+_LEVEL = (
+    5e-3  # flatter flights are lowered to this slope: in a straight pore one could last forever
+)
 
 
 @jax.tree_util.register_dataclass
@@ -136,11 +140,15 @@ def _cell(scene: Scene, y: Array, x: Array, z: Array) -> tuple[Array, Array]:
     return code % MOST_PHASES, clearance
 
 
+def _falling(w: Array) -> Array:
+    return jnp.where(jnp.abs(w) < _LEVEL, jnp.where(w < 0, -_LEVEL, _LEVEL), w)
+
+
 def _to_border(scene: Scene, e: _Electron) -> Array:
     """Way to the border of the present voxel, and a little beyond."""
     way = jnp.full_like(e.z, jnp.inf)
     for position, direction, side in zip(
-        (e.z, e.y, e.x), (e.w, e.v, e.u), scene.voxel_nm, strict=True
+        (e.z, e.y, e.x), (_falling(e.w), e.v, e.u), scene.voxel_nm, strict=True
     ):
         inside = _wrap(position, side)
         ahead = jnp.where(direction > 0, side - inside, inside)
@@ -239,9 +247,9 @@ def _step(
     way = jnp.where(void | secondary, straight, jnp.minimum(free, limit))
     stopped = ~void & (free <= limit)
     way, stopped, assumed, void = _store((way, stopped, assumed, void))
-    y, x, z = _store((e.y + way * e.v, e.x + way * e.u, e.z + way * e.w))
+    y, x, z = _store((e.y + way * e.v, e.x + way * e.u, e.z + way * _falling(e.w)))
     above = z < beam.face_nm
-    below = z > depth + (0.0 if scene.open_below else _GROUND_NM)
+    below = z > depth + (0.0 if scene.open_below else jnp.where(void, _SHAFT_NM, _GROUND_NM))
     next_phase, _ = _cell(scene, y, x, z)
     next_void = below | _by_phase(tables.vacuum, next_phase)
 
