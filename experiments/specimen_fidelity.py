@@ -139,7 +139,8 @@ def record(name: str, case: Case, seed: int, pixels: int, electrons: int, folder
         with np.load(path) as kept:
             means[tilt], errors[tilt] = kept["mean"], kept["error"]
     solid = fine.reshape(deep, pixels, 2, pixels, 2).mean((2, 4), dtype=np.float32)
-    phases = phase_fractions(make_specimen(solid=solid, voxel_nm=VOXEL_NM), 1 if case.pores is None else 2)
+    specimen = make_specimen(solid=solid, voxel_nm=(VOXEL_NM, PIXEL_NM, PIXEL_NM))
+    phases = phase_fractions(specimen, 1 if case.pores is None else 2)
     return Recording(case=case, phases=phases, mean=means, error=errors)
 
 
