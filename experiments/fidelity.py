@@ -65,11 +65,10 @@ def unexplained(model: jax.Array, seen: jax.Array) -> jax.Array:
     return ((s - gain * m) ** 2).mean(axes) / seen.var(axes)
 
 
-def minimise(loss: Callable[[dict], jax.Array], free: dict, *, steps: int, rate: float) -> dict:
-    """``free`` after some steps of Adam."""
+def minimise(gradient: Callable[[dict], dict], free: dict, *, steps: int, rate: float) -> dict:
+    """``free`` after some steps of Adam along ``gradient(free)``."""
     optimiser = optax.adam(rate)
     state = optimiser.init(free)
-    gradient = jax.jit(jax.grad(loss))
     for _ in range(steps):
         update, state = optimiser.update(gradient(free), state)
         free = optax.apply_updates(free, update)

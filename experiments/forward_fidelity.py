@@ -81,9 +81,8 @@ def main() -> None:
 
     show("defaults")
     seen = measured[:, :, :32]
-    free = minimise(
-        lambda free: unexplained(model(free, 32), seen).mean(), free, steps=options.steps, rate=0.1
-    )
+    gradient = jax.jit(jax.grad(lambda free: unexplained(model(free, 32), seen).mean()))
+    free = minimise(gradient, free, steps=options.steps, rate=0.1)
     show("fitted, slices 32-47")
     for name, value in free.items():
         print(f"  {name:30s} {float(jnp.exp(value)):.3f}")

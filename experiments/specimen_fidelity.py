@@ -14,6 +14,8 @@ MEASURED
 
 import argparse
 import dataclasses
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -22,6 +24,7 @@ import numpy as np
 from fidelity import FREE, PIXEL_NM, PROBE_NM, SLICE_NM, VOXEL_NM, minimise, render, unexplained
 
 from fibsim.fit.unknowns import apply_unknowns, start_point
+from fibsim.instrument import Instrument
 from fibsim.materials import composition
 from fibsim.montecarlo import image_yields
 from fibsim.presets import make_instrument
@@ -86,16 +89,9 @@ class Recording:
 
     case: Case
     phases: jax.Array
+    instrument: dict[float, Instrument]
     mean: dict[float, np.ndarray]
     error: dict[float, np.ndarray]
-
-    def instrument(self, tilt_deg: float):
-        return make_instrument(
-            beam_kev=VOLTAGES,
-            tilt_deg=tilt_deg,
-            solid=self.case.material,
-            other_phases=() if self.case.pores is None else (self.case.pores,),
-        )
 
 
 def scan(fine: np.ndarray, case: Case, tilt_deg: float, electrons: int, seed: int):
@@ -141,21 +137,50 @@ def record(name: str, case: Case, seed: int, pixels: int, electrons: int, folder
     solid = fine.reshape(deep, pixels, 2, pixels, 2).mean((2, 4), dtype=np.float32)
     specimen = make_specimen(solid=solid, voxel_nm=(VOXEL_NM, PIXEL_NM, PIXEL_NM))
     phases = phase_fractions(specimen, 1 if case.pores is None else 2)
-    return Recording(case=case, phases=phases, mean=means, error=errors)
+    instruments = {
+        tilt: make_instrument(
+            beam_kev=VOLTAGES,
+            tilt_deg=tilt,
+            solid=case.material,
+            other_phases=() if case.pores is None else (case.pores,),
+        )
+        for tilt in TILTS
+    }
+    return Recording(case=case, phases=phases, instrument=instruments, mean=means, error=errors)
 
 
-def model(recording: Recording, tilt_deg: float, change: dict) -> jax.Array:
+def model(change: dict, phases: jax.Array, base: Instrument, below: int) -> jax.Array:
     """Yields of the forward model, its numbers multiplied by the exponentials of ``change``."""
-    base = recording.instrument(tilt_deg)
     start = start_point(base, {}, FREE)
-    lens = apply_unknowns({k: start[k] + change[k] for k in start}, base, {}, FREE)[0]
-    return render(recording.phases, lens, FACES, recording.case.below)
+    changed, _ = apply_unknowns({k: start[k] + change[k] for k in start}, base, {}, FREE)
+    return render(phases, changed, FACES, below)
+
+
+@functools.partial(jax.jit, static_argnames="below")
+@jax.grad
+def misfit_gradient(change, phases, base, seen, below):
+    return unexplained(model(change, phases, base, below), seen).mean()
+
+
+def calibrate(recordings: Sequence[Recording], change: dict, steps: int) -> dict:
+    """``change`` that fits all recordings and tilts best."""
+
+    def gradient(change):
+        each = [
+            misfit_gradient(change, r.phases, r.instrument[tilt], r.mean[tilt], r.case.below)
+            for r in recordings
+            for tilt in TILTS
+        ]
+        return jax.tree.map(lambda *parts: sum(parts), *each)
+
+    return minimise(gradient, change, steps=steps, rate=0.05)
 
 
 def explained(recording: Recording, tilt_deg: float, change: dict) -> np.ndarray:
     """Share of the noise-free variance, ``(voltage, SE or BSE)``."""
     mean, error = recording.mean[tilt_deg], recording.error[tilt_deg]
-    left = np.asarray(unexplained(model(recording, tilt_deg, change), jnp.asarray(mean)))
+    seen = model(change, recording.phases, recording.instrument[tilt_deg], recording.case.below)
+    left = np.asarray(unexplained(seen, jnp.asarray(mean)))
     noise = (error**2).mean((2, 3, 4)) / mean.var((2, 3, 4))
     return 1 - (left - noise) / (1 - noise)
 
@@ -184,20 +209,12 @@ def main() -> None:
                 print(f"{name:20s} {tilt:4g}  " + "  ".join(f"{v:6.3f}" for v in share), flush=True)
         print(f"median {np.median(shares):.3f}, worst {np.min(shares):.3f}")
 
-    start = start_point(recordings["gold, one level"].instrument(0.0), {}, FREE)
+    start = start_point(recordings["gold, one level"].instrument[0.0], {}, FREE)
     change = {name: jnp.zeros_like(value) for name, value in start.items()}
     print("defaults")
     show(cases, change)
     if options.steps:
-
-        def loss(change):
-            return sum(
-                unexplained(model(r, tilt, change), jnp.asarray(r.mean[tilt])).mean()
-                for r in (recordings[name] for name in CALIBRATION)
-                for tilt in TILTS
-            )
-
-        change = minimise(loss, change, steps=options.steps, rate=0.05)
+        change = calibrate([recordings[name] for name in CALIBRATION], change, options.steps)
         print("calibrated here")
         show(CALIBRATION, change)
         print("not calibrated on")
