@@ -52,8 +52,8 @@ def save_materials(path: str | Path, solids: Sequence[Material]) -> None:
         InputError: a material without a table, different energies, a name that does not end in
             .npz, or a place that cannot be written.
     """
-    tables = [solid.table for solid in solids]
-    if not tables or any(table is None for table in tables):
+    tables = [solid.table for solid in solids if solid.table is not None]
+    if not tables or len(tables) < len(solids):
         raise InputError("a material without an interaction table was given; calibrate it first.")
     energies = [np.asarray(table.energy_kev, float) for table in tables]
     if any(not np.array_equal(e, energies[0]) for e in energies):

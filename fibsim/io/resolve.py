@@ -3,6 +3,7 @@
 Order of precedence: command line, ``stack.yaml``, headers, names.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from fibsim.io.facts import Fact, FileFacts
 from fibsim.io.layout import ChannelFiles, Layout
 from fibsim.io.names import detector_of_name, kev_of_name
 from fibsim.io.stack_yaml import COMMAND_LINE, MATERIAL_KEYS, Stated, stack_yaml_text
-from fibsim.io.table_file import describe_material_file, is_table_name
+from fibsim.io.table_file import describe_material_file, is_table_name, material_digest
 from fibsim.stack import Channel
 
 __all__ = ["Metadata", "resolve_metadata"]
@@ -46,7 +47,9 @@ class Metadata:
 
 def _same_text(one: str, other: str) -> bool:
     if is_table_name(one) and is_table_name(other):
-        return Path(one).resolve() == Path(other).resolve()
+        # What lost need not even be readable.
+        with contextlib.suppress(InputError):
+            return material_digest(one) == material_digest(other)
     return one.lower() == other.lower()
 
 
