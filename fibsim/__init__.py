@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fibsim.instrument_file import load_instrument as load_instrument
     from fibsim.instrument_file import save_instrument as save_instrument
     from fibsim.io import read_stack as read_stack
+    from fibsim.material_file import material_from_table as material_from_table
     from fibsim.materials import Material as Material
     from fibsim.materials import material as material
     from fibsim.milling import Milling as Milling
@@ -45,6 +46,7 @@ _LAZY = {
     "read_stack": ("fibsim.io", "read_stack"),
     "Material": ("fibsim.materials", "Material"),
     "material": ("fibsim.materials", "material"),
+    "material_from_table": ("fibsim.material_file", "material_from_table"),
     "Milling": ("fibsim.milling", "Milling"),
     "make_instrument": ("fibsim.presets", "make_instrument"),
     "preset": ("fibsim.presets", "preset"),

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -51,10 +51,10 @@ class Simulate:
     beam_kev: tuple[float, ...] = ()
     """Beam energies (presets only; default 1 2 5)."""
     materials: tuple[str, ...] = ()
-    """Material of the solid (presets only; default Au); several for the labels 1, 2 ... of a
-    specimen file."""
+    """Material of the solid (presets only; default Au), or an .npz of fibsim calibrate; several
+    for the labels 1, 2 ... of a specimen file."""
     pores: str = "vacuum"
-    """What the pores hold (presets only): vacuum, or a material such as resin."""
+    """What the pores hold (presets only): vacuum, a material such as resin, or an .npz."""
     slices: int = 48
     """Number of slices."""
     side: int = 128
@@ -205,7 +205,10 @@ class Montecarlo:
 
 @dataclasses.dataclass(frozen=True)
 class Calibrate:
-    """Measure what beams do in a solid by Monte Carlo: an interaction table over energy."""
+    """Measure what beams do in a solid by Monte Carlo: an interaction table over energy.
+
+    The file of one material can be named wherever a material is asked for.
+    """
 
     material: tyro.conf.Positional[tuple[str, ...]]
     """Materials of the table, or a name of your own with --weight-fractions."""
@@ -215,6 +218,8 @@ class Calibrate:
     """Elements and their weight fractions, as Cu 0.7 Zn 0.3."""
     density_g_cm3: float | None = None
     """Density, needed with --weight-fractions."""
+    kind: Literal["metal", "semiconductor", "insulator"] | None = None
+    """How secondaries are made and escape; metal for a name of your own if not given."""
     energies: tuple[float, ...] = ()
     """Beam energies in keV, increasing (default twelve from 0.5 to 30)."""
     electrons: int = 12288
@@ -232,6 +237,7 @@ class Calibrate:
             self.out,
             weight_fractions=self.weight_fractions,
             density_g_cm3=self.density_g_cm3,
+            kind=self.kind,
             energies_kev=self.energies or ENERGIES_KEV,
             electrons=self.electrons,
             seed=self.seed,

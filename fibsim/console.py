@@ -29,9 +29,9 @@ class StackOptions:
     """Angle between beam and slice normal in degrees (38 on a 52-degree machine, 0 on an
     orthogonal one); estimated if nothing states it."""
     material: str | None = None
-    """Solid, for example Au, Ni, ZrO2 (default Au)."""
+    """Solid, for example Au, Ni, ZrO2 (default Au), or an .npz that fibsim calibrate wrote."""
     pores: str | None = None
-    """Material that fills the pores, for example resin (default: they are open)."""
+    """Material that fills the pores, for example resin or an .npz (default: they are open)."""
     specimen: str | None = None
     """Kind of structure: waves, hierarchical, spheres, fibres, gyroid; chosen if not given."""
     beam_kev: tuple[float, ...] = ()

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fibsim.errors import InputError
-from fibsim.materials import Material
+from fibsim.io.table_file import QUANTITIES, check_columns
+from fibsim.materials import Material, check_kind
 
 __all__ = [
     "DETECTORS",
@@ -206,8 +207,31 @@ _RANGES = {
 }
 
 
+# Nominal energies are rounded: within this of a table's ends its end values hold.
+_ENERGY_SLACK = 0.02
+
+
+def _check_phase(phase: Material, beam_kev: np.ndarray) -> None:
+    """The kind of a solid and, if it has one, its table, which the beam energies must lie in."""
+    check_kind(phase.kind, phase.name)
+    if phase.table is None:
+        return
+    names = ("energy_kev", *QUANTITIES)
+    columns = {name: np.asarray(getattr(phase.table, name)) for name in names}
+    check_columns(columns, f"the interaction table of {phase.name}")
+    low, high = columns["energy_kev"][0], columns["energy_kev"][-1]
+    for kev in beam_kev:
+        if not low * (1 - _ENERGY_SLACK) <= kev <= high * (1 + _ENERGY_SLACK):
+            covered = f"only {low:g}" if low == high else f"{low:g} to {high:g}"
+            raise InputError(
+                f"a beam energy is {kev:g} keV but the interaction table of {phase.name} holds "
+                f"{covered} keV; calibrate at energies that enclose it (fibsim calibrate "
+                "--energies), or leave the channel out."
+            )
+
+
 def validate_instrument(instrument: Instrument) -> None:
-    """Check shapes and ranges of concrete values.
+    """Check shapes and ranges of concrete values, and that tables cover the beam energies.
 
     Raises:
         InputError: naming the parameter, the value found and the range expected.
@@ -223,6 +247,8 @@ def validate_instrument(instrument: Instrument) -> None:
         if name not in DETECTORS:
             raise InputError(f"detector {name!r} is unknown; expected one of {DETECTORS}.")
     for path, value in leaves_by_name(instrument).items():
+        if ".table." in path:
+            continue
         array = np.asarray(value)
         per_channel = path == "beam_kev" or path.startswith(("detector.", "noise."))
         expected = (channels,) if per_channel else ()
@@ -237,6 +263,8 @@ def validate_instrument(instrument: Instrument) -> None:
             raise InputError(
                 f"instrument parameter {path} is {array.tolist()}, expected {low:g} to {high:g}."
             )
+    for phase in (instrument.solid, *instrument.other_phases):
+        _check_phase(phase, np.asarray(instrument.beam_kev))
 
 
 def _path_name(path) -> str:

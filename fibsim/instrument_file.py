@@ -6,16 +6,20 @@ The file holds an `Instrument` and, if a fit made it, the specimen generator and
     detectors: [SE, SE]
     beam_kev: [1.0, 2.0]
     geometry: {pixel_nm: 4.0, slice_nm: 10.0, tilt_deg: 38.0}
-    solid: {name: Au, atomic_number: 79.0, ...}
+    solid: {name: Au, kind: metal, atomic_number: 79.0, ...}
     other_phases: [{name: resin, ...}]      # only where there are any
     ...
     specimen: {kind: waves, solid_fraction: 0.37, ligament_nm: 35.0}
+
+A material that was calibrated also holds its ``table``, a list over energy for each of its
+columns, so that the file needs no other.
 """
 
 import contextlib
 import dataclasses
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,9 @@ import yaml
 
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument, leaves_by_name, replace_by_name, validate_instrument
-from fibsim.materials import MATERIALS, Material, material
+from fibsim.interaction_table import InteractionTable, table_of
+from fibsim.io.table_file import QUANTITIES, check_columns
+from fibsim.materials import MATERIALS, Material, check_kind, kind_of_solid, material
 from fibsim.presets import make_instrument
 
 __all__ = ["InstrumentFile", "load_instrument", "save_instrument"]
@@ -63,22 +69,28 @@ def to_mapping(content: InstrumentFile) -> dict:
         "fibsim_instrument": _VERSION,
         "detectors": list(instrument.detectors),
     }
-    leaves = leaves_by_name(dataclasses.replace(instrument, other_phases=()))
-    for path, leaf in leaves.items():
+    for path, leaf in leaves_by_name(instrument).items():
         group, _, name = path.rpartition(".")
-        target = out.setdefault(group, {}) if group else out
-        target[name] = _plain(leaf)
-    out["solid"] = {"name": instrument.solid.name, **out["solid"]}
+        if group == "solid":
+            out["solid"] = _material_mapping(instrument.solid)
+        elif not group.startswith(("solid.", "other_phases.")):
+            target = out.setdefault(group, {}) if group else out
+            target[name] = _plain(leaf)
     if instrument.other_phases:
-        out["other_phases"] = [
-            {"name": phase.name, **{k: _plain(v) for k, v in leaves_by_name(phase).items()}}
-            for phase in instrument.other_phases
-        ]
+        out["other_phases"] = [_material_mapping(phase) for phase in instrument.other_phases]
     if content.kind is not None:
         out["specimen"] = {
             "kind": content.kind,
             **{k: _plain(np.float32(v)) for k, v in content.specimen.items()},
         }
+    return out
+
+
+def _material_mapping(solid: Material) -> dict:
+    means = leaves_by_name(dataclasses.replace(solid, table=None))
+    out = {"name": solid.name, "kind": solid.kind, **{k: _plain(v) for k, v in means.items()}}
+    if solid.table is not None:
+        out["table"] = {k: _plain(v) for k, v in leaves_by_name(solid.table).items()}
     return out
 
 
@@ -128,15 +140,12 @@ def load_instrument(path: str | Path) -> InstrumentFile:
         raise InputError(f"{path}: detectors is {detectors!r}, expected a list, one per channel.")
     if "beam_kev" not in raw:
         raise InputError(f"{path} names no beam_kev; add a list with one energy per channel.")
-    solid = _mapping(path, raw.get("solid", {}), "solid")
-    name = str(solid.pop("name", "Au"))
-    raw["solid"] = solid
+    solid = _solid(path, raw)
     others = _other_phases(path, raw)
     energies = _numbers(path, "beam_kev", raw["beam_kev"])
     base = make_instrument(
-        beam_kev=np.atleast_1d(energies), detectors=detectors, solid="Au", other_phases=others
+        beam_kev=np.atleast_1d(energies), detectors=detectors, solid=solid, other_phases=others
     )
-    base = dataclasses.replace(base, solid=dataclasses.replace(base.solid, name=name))
     known = leaves_by_name(base)
     values = {}
     for group, content in raw.items():
@@ -145,9 +154,7 @@ def load_instrument(path: str | Path) -> InstrumentFile:
         for key, value in items:
             full = f"{group}.{key}" if is_group else group
             if full not in known:
-                near = difflib.get_close_matches(full, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else "; remove it."
-                raise InputError(f"{path} has the unknown parameter {full!r}{hint}")
+                raise _unknown(path, full, known)
             values[full] = jnp.asarray(_numbers(path, full, value), float)
     instrument = replace_by_name(base, values)
     validate_instrument(instrument)
@@ -156,29 +163,59 @@ def load_instrument(path: str | Path) -> InstrumentFile:
     return InstrumentFile(instrument=instrument, kind=kind, specimen=parameters)
 
 
+def _solid(path: Path, raw: dict) -> Material:
+    """Take ``solid`` out of the file; Au, or what the file changes of it, if it has no name."""
+    stated = _mapping(path, raw.pop("solid", {}), "solid")
+    return _material(path, {"name": "Au", **stated}, "solid")
+
+
 def _other_phases(path: Path, raw: dict) -> tuple[Material, ...]:
-    """Take ``other_phases`` out of the file: each a name of the table, changed or whole."""
+    """Take ``other_phases`` out of the file."""
     listed = raw.pop("other_phases", None) or []
     if not isinstance(listed, list):
         raise InputError(f"{path}: other_phases is {listed!r}, expected a list of materials.")
-    phases = []
-    for number, entry in enumerate(listed):
-        where = f"other_phases.{number}"
-        stated = _mapping(path, {"name": entry} if isinstance(entry, str) else entry, where)
-        name = str(stated.pop("name", "custom"))
-        known = leaves_by_name(material(name if name in MATERIALS else "Au"))
-        missing = [] if name in MATERIALS else [key for key in known if key not in stated]
-        unknown = [key for key in stated if key not in known]
-        if missing or unknown:
-            problem = f"lacks {missing[0]!r}" if missing else f"has the unknown {unknown[0]!r}"
-            raise InputError(
-                f"{path}: {where} {problem}; give a name of the table of materials, or "
-                f"{', '.join(known)}."
-            )
-        values = known | {k: jnp.asarray(_number(path, f"{where}.{k}", v), float)
-                          for k, v in stated.items()}  # fmt: skip
-        phases.append(Material(name=name, **values))
-    return tuple(phases)
+    return tuple(
+        _material(path, {"name": entry} if isinstance(entry, str) else entry, f"other_phases.{i}")
+        for i, entry in enumerate(listed)
+    )
+
+
+def _material(path: Path, entry: Any, where: str) -> Material:
+    """One material: a name of the table, changed or not, or all its numbers."""
+    stated = _mapping(path, entry, where)
+    name = str(stated.pop("name", "custom"))
+    kind = str(stated.pop("kind", kind_of_solid(name)))
+    check_kind(kind, f"{path}: {where}")
+    table = _table(path, stated.pop("table"), f"{where}.table") if "table" in stated else None
+    known = leaves_by_name(material(name if name in MATERIALS else "Au"))
+    missing = [] if name in MATERIALS else [key for key in known if key not in stated]
+    unknown = [key for key in stated if key not in known]
+    if missing:
+        raise InputError(
+            f"{path}: {where} lacks {missing[0]!r}; give a name of the table of materials, or "
+            f"{', '.join(known)}."
+        )
+    if unknown:
+        raise _unknown(path, f"{where}.{unknown[0]}", [f"{where}.{key}" for key in known])
+    values = {k: jnp.asarray(_number(path, f"{where}.{k}", v), float) for k, v in stated.items()}
+    return Material(name=name, kind=kind, table=table, **known | values)
+
+
+def _table(path: Path, entry: Any, where: str) -> InteractionTable:
+    stated = _mapping(path, entry, where)
+    known = ("energy_kev", *QUANTITIES)
+    unknown = [str(key) for key in stated if key not in known]
+    if unknown:
+        raise _unknown(path, f"{where}.{unknown[0]}", [f"{where}.{key}" for key in known])
+    columns = {key: _numbers(path, f"{where}.{key}", value) for key, value in stated.items()}
+    check_columns(columns, f"{where} in {path}")
+    return table_of(columns["energy_kev"], columns)
+
+
+def _unknown(path: Path, name: str, known: Iterable[str]) -> InputError:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "; remove it."
+    return InputError(f"{path} has the unknown parameter {name!r}{hint}")
 
 
 def _mapping(path: Path, value: Any, name: str) -> dict:
@@ -197,5 +234,5 @@ def _number(path: Path, name: str, value: Any) -> float:
 def _numbers(path: Path, name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value, float)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: {name} is {value!r}, expected a number or a list.") from error

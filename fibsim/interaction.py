@@ -13,7 +13,12 @@ from jaxtyping import Array, Float
 
 from fibsim import electrons
 from fibsim.instrument import Instrument
-from fibsim.interaction_table import evaluate, interaction_table, tabulated_names
+from fibsim.interaction_table import (
+    InteractionTable,
+    evaluate,
+    interaction_table,
+    tabulated_names,
+)
 from fibsim.materials import Material, material, se_escape_nm
 
 __all__ = ["BulkYields", "Coefficients", "bulk_yields", "channel_coefficients"]
@@ -78,14 +83,22 @@ class _Flat:
     secondary: Array
 
 
+def _measured(table: InteractionTable, energy: Array) -> tuple[Array, ...]:
+    """Backscatter, its median depth and secondary yield of bulk, of a table."""
+    at = evaluate(table, energy)
+    return at.eta, at.depth_nm, at.delta * (1.0 + at.se_by_bse * at.eta)
+
+
 def _flat_solid(energy: Array, solid: Material) -> tuple[Array, ...]:
     """Backscatter, its median depth and secondary yield of bulk.
 
-    The closed-form laws of `fibsim.electrons`; for a solid with a table from the Monte Carlo
-    (`fibsim.interaction_table`) times the table's value over the law's for that solid as
-    tabulated, so that the numbers are the table's and another density or atomic number still
-    counts.
+    The solid's own table if it has one. Else the closed-form laws of `fibsim.electrons`; for a
+    solid whose table is shipped (`fibsim.interaction_table`) times the table's value over the
+    law's for that solid as tabulated, so that the numbers are the table's and another density or
+    atomic number still counts.
     """
+    if solid.table is not None:
+        return _measured(solid.table, energy)
 
     def laws(of):
         return (
@@ -96,9 +109,7 @@ def _flat_solid(energy: Array, solid: Material) -> tuple[Array, ...]:
 
     values = laws(solid)
     if solid.name in tabulated_names():
-        table = evaluate(interaction_table(solid.name), energy)
-        secondary = table.delta * (1.0 + table.se_by_bse * table.eta)
-        measured = (table.eta, table.depth_nm, secondary)
+        measured = _measured(interaction_table(solid.name), energy)
         tabulated = laws(material(solid.name))
         values = tuple(
             value * (m / t).astype(value.dtype)
@@ -127,9 +138,9 @@ def channel_coefficients(instrument: Instrument) -> Coefficients:
     scale, flat = instrument.interaction, _flat_phases(instrument)
     depth = scale.range_scale * flat.depth_nm
     ones = jnp.ones_like(depth[:, 0])
-    first = se_escape_nm(instrument.solid.name)
+    first = se_escape_nm(instrument.solid)
     escape = scale.se_escape_nm * jnp.asarray(
-        [1.0, *(se_escape_nm(phase.name) / first for phase in instrument.other_phases)],
+        [1.0, *(se_escape_nm(phase) / first for phase in instrument.other_phases)],
         depth.dtype,
     )
     return Coefficients(

@@ -1,13 +1,11 @@
 """What a beam does in a solid, as tables over energy that `fibsim.calibrate` measured.
 
-A file (``.npz``, no pickle) holds ``materials`` ``(material,)``, ``energy_kev`` ``(energy,)`` and
-every other field of `InteractionTable` as ``(material, energy)``; the package ships one.
+The package ships a file of them (`fibsim.io.table_file`).
 """
 
 import dataclasses
 import difflib
 import functools
-import zipfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -18,14 +16,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fibsim.errors import InputError
+from fibsim.io.table_file import QUANTITIES, read_table_file
 
 __all__ = [
     "InteractionTable",
-    "check_table_name",
     "evaluate",
     "interaction_table",
     "load_tables",
-    "save_tables",
+    "table_of",
     "tabulated_names",
 ]
 
@@ -59,9 +57,6 @@ class InteractionTable:
     transmitted_nm: Float[Array, " energy"]
 
 
-_FIELDS = tuple(f.name for f in dataclasses.fields(InteractionTable))
-_QUANTITIES = _FIELDS[1:]
-_POSITIVE = ("eta", "delta", "depth_nm", "depth_shape", "transmitted_nm")
 _POWER_LAWS = ("delta", "depth_nm", "transmitted_nm")  # nearly straight on double log axes
 
 
@@ -81,60 +76,7 @@ def evaluate(table: InteractionTable, energy_kev: Float[Array, "..."]) -> Intera
             return jnp.exp(jnp.interp(at, nodes, jnp.log(values)))
         return jnp.interp(at, nodes, values)
 
-    return InteractionTable(energy_kev=energy, **{name: interpolate(name) for name in _QUANTITIES})
-
-
-def save_tables(path: str | Path, tables: Mapping[str, InteractionTable]) -> None:
-    """Write tables of one set of energies, by material; the file appears whole or not at all.
-
-    Raises:
-        InputError: no table, different energies, a name that does not end in .npz, or a place
-            that cannot be written.
-    """
-    from fibsim.io import atomic_path  # readers of tables need no file formats of images
-
-    path = Path(path)
-    check_table_name(path)
-    if not tables:
-        raise InputError("no interaction table was given; give at least one.")
-    energies = [np.asarray(t.energy_kev, float) for t in tables.values()]
-    if any(not np.array_equal(e, energies[0]) for e in energies):
-        raise InputError("the tables of a file must have the same energies; write several files.")
-    content = {
-        name: np.stack([np.asarray(getattr(t, name), np.float32) for t in tables.values()])
-        for name in _QUANTITIES
-    }
-    with atomic_path(path) as temporary:
-        np.savez(temporary, materials=np.asarray(list(tables)), energy_kev=energies[0], **content)
-
-
-def check_table_name(path: Path) -> None:
-    """Raise an `InputError` if a file of tables cannot have this name."""
-    if path.suffix != ".npz" or path.is_dir():
-        raise InputError(f"{path} is not the name of an .npz file; let it end in .npz.")
-
-
-def _check(path: Path, content: dict[str, np.ndarray]) -> None:
-    missing = [name for name in ("materials", *_FIELDS) if name not in content]
-    if missing:
-        raise InputError(f"{path} has no {missing[0]!r}; write it with 'fibsim calibrate'.")
-    materials, energy = content["materials"], content["energy_kev"]
-    if materials.ndim != 1 or materials.dtype.kind != "U" or not materials.size:
-        raise InputError(f"'materials' of {path} is not a list of names.")
-    for name in _FIELDS:
-        values = content[name]
-        if values.dtype.kind not in "fiu" or not np.all(np.isfinite(values)):
-            raise InputError(f"{name!r} of {path} holds something that is no finite number.")
-    if energy.ndim != 1 or not energy.size or energy[0] <= 0 or np.any(np.diff(energy) <= 0):
-        raise InputError(f"'energy_kev' of {path} does not list increasing positive energies.")
-    for name in _QUANTITIES:
-        values, shape = content[name], (materials.size, energy.size)
-        if values.shape != shape:
-            raise InputError(f"{name!r} of {path} has shape {values.shape}, expected {shape}.")
-        if name in _POSITIVE and np.any(values <= 0):
-            raise InputError(f"{name!r} of {path} holds values that are not positive.")
-    if np.any(content["se_by_bse"] < 0):
-        raise InputError(f"'se_by_bse' of {path} holds negative values.")
+    return InteractionTable(energy_kev=energy, **{name: interpolate(name) for name in QUANTITIES})
 
 
 def load_tables(path: str | Path) -> dict[str, InteractionTable]:
@@ -143,24 +85,19 @@ def load_tables(path: str | Path) -> dict[str, InteractionTable]:
     Raises:
         InputError: no such file, not one of ours, or values out of range.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; make it with 'fibsim calibrate'.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            content = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path} is not a readable .npz file of arrays; write it with 'fibsim calibrate'."
-        ) from error
-    _check(path, content)
+    content = read_table_file(path)
     return {
-        str(material): InteractionTable(
-            energy_kev=jnp.asarray(content["energy_kev"], float),
-            **{name: jnp.asarray(content[name][row], float) for name in _QUANTITIES},
-        )
+        str(material): table_of(content["energy_kev"], {n: content[n][row] for n in QUANTITIES})
         for row, material in enumerate(content["materials"])
     }
+
+
+def table_of(energy_kev: np.ndarray, quantities: Mapping[str, np.ndarray]) -> InteractionTable:
+    """A table of JAX arrays."""
+    return InteractionTable(
+        energy_kev=jnp.asarray(energy_kev, float),
+        **{name: jnp.asarray(quantities[name], float) for name in QUANTITIES},
+    )
 
 
 @functools.cache

@@ -13,13 +13,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fibsim.errors import InputError
+from fibsim.interaction_table import InteractionTable
+from fibsim.io.table_file import is_table_name
 
 __all__ = [
     "MATERIALS",
+    "SOLID_KINDS",
     "VACUUM",
     "Composition",
     "Material",
+    "check_kind",
     "composition",
+    "kind_of_solid",
     "material",
     "mean_material",
     "se_escape_nm",
@@ -39,12 +44,17 @@ class Material:
         atomic_weight: mean A in g/mol.
         density_g_cm3: mass density.
         name: label, static.
+        kind: one of `SOLID_KINDS`, static; decides how deep secondaries come from.
+        table: what beams do in this solid, as calibrated; the laws then count as little as the
+            means above, which only describe. None for the shipped table of this name, or laws.
     """
 
     atomic_number: Float[Array, ""]
     atomic_weight: Float[Array, ""]
     density_g_cm3: Float[Array, ""]
     name: str = dataclasses.field(default="custom", metadata=dict(static=True))
+    kind: str = dataclasses.field(default="metal", metadata=dict(static=True))
+    table: InteractionTable | None = None
 
 
 # symbol -> (atomic number, standard atomic weight; IUPAC 2021, of unstable elements the mass
@@ -105,14 +115,33 @@ VACUUM = "vacuum"  # what open pores hold, wherever a material is asked for
 # Seiler 1983 (doi 10.1063/1.332840), energies such that the Monte Carlo's yield peaks near the
 # middle of the measured ones (which differ by a factor of two between laboratories).
 _SECONDARIES = {"metal": (25.0, 1.0), "semiconductor": (20.0, 2.0), "insulator": (13.0, 4.0)}
+SOLID_KINDS = tuple(_SECONDARIES)
 _KINDS = dict.fromkeys(("Si", "C", "graphite"), "semiconductor") | dict.fromkeys(
     ("SiO2", "Al2O3", "ZrO2", "YSZ", "CaCO3", "NMC", "resin"), "insulator"
 )  # all others are metals
 
 
-def se_escape_nm(name: str) -> float:
-    """Attenuation length of secondaries (Seiler 1983); unknown names are taken for metals."""
-    return _SECONDARIES[_KINDS.get(name, "metal")][1]
+def kind_of_solid(name: str) -> str:
+    """The kind of a material of the table; what is not in it is taken for a metal."""
+    return _KINDS.get(name, "metal")
+
+
+def se_escape_nm(solid: Material) -> float:
+    """Attenuation length of secondaries in a kind of solid (Seiler 1983).
+
+    Raises:
+        InputError: the kind is none of `SOLID_KINDS`.
+    """
+    check_kind(solid.kind, solid.name)
+    return _SECONDARIES[solid.kind][1]
+
+
+def check_kind(kind: str, name: str) -> None:
+    """Raise an `InputError` if the kind of a solid called ``name`` is none of `SOLID_KINDS`."""
+    if kind not in SOLID_KINDS:
+        raise InputError(
+            f"{name}: kind of solid {kind!r} is unknown; expected one of {', '.join(SOLID_KINDS)}."
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,6 +151,7 @@ class Composition:
     Attributes:
         elements: (atomic number, atomic weight in g/mol, weight fraction) of every element.
         density_g_cm3: mass density.
+        kind: one of `SOLID_KINDS`.
         se_energy_ev: energy loss that releases one secondary electron inside.
         se_escape_nm: attenuation length of secondaries.
     """
@@ -129,6 +159,7 @@ class Composition:
     name: str
     elements: tuple[tuple[int, float, float], ...]
     density_g_cm3: float
+    kind: str = "metal"
     se_energy_ev: float = _SECONDARIES["metal"][0]
     se_escape_nm: float = _SECONDARIES["metal"][1]
 
@@ -138,16 +169,28 @@ def composition(
     *,
     weight_fractions: Mapping[str, float] | None = None,
     density_g_cm3: float | None = None,
+    kind: str | None = None,
 ) -> Composition:
     """A material of the table, or an alloy or compound by weight fractions and density.
 
     ``composition("ZrO2")``, or
     ``composition("brass", weight_fractions={"Cu": 0.7, "Zn": 0.3}, density_g_cm3=8.5)``.
 
+    Args:
+        kind: one of `SOLID_KINDS`, by which secondaries are made and escape; the table's for its
+            materials and metal for others if not given.
+
     Raises:
-        InputError: unknown name or element, fractions that do not add up to 1, no density.
+        InputError: unknown name, element or kind, fractions that do not add up to 1, no density.
     """
+    kind = kind_of_solid(name) if kind is None else kind
+    check_kind(kind, name)
     if weight_fractions is None:
+        if is_table_name(name):
+            raise InputError(
+                f"{name} is an interaction table, which does not say what elements the material "
+                "is made of; name one of the table of materials."
+            )
         if name not in MATERIALS:
             same = [known for known in MATERIALS if known.lower() == name.lower()]
             near = same or difflib.get_close_matches(name, MATERIALS, n=1, cutoff=0.5)
@@ -169,11 +212,12 @@ def composition(
         )
     if density_g_cm3 is None or not 0.001 < density_g_cm3 < 30:
         raise InputError(f"{name}: density is {density_g_cm3}; give it in g/cm3, 0.001 to 30.")
-    energy, escape = _SECONDARIES[_KINDS.get(name, "metal")]
+    energy, escape = _SECONDARIES[kind]
     return Composition(
         name=name,
         elements=tuple((*_ELEMENTS[e], w / total) for e, w in weight_fractions.items()),
         density_g_cm3=float(density_g_cm3),
+        kind=kind,
         se_energy_ev=energy,
         se_escape_nm=escape,
     )
@@ -188,6 +232,7 @@ def mean_material(solid: Composition) -> Material:
         atomic_weight=jnp.asarray(mean_a, float),
         density_g_cm3=jnp.asarray(solid.density_g_cm3, float),
         name=solid.name,
+        kind=solid.kind,
     )
 
 

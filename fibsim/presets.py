@@ -17,7 +17,8 @@ from fibsim.instrument import (
     validate_instrument,
 )
 from fibsim.interaction import bulk_yields
-from fibsim.materials import Material, material, se_escape_nm
+from fibsim.material_file import named_material
+from fibsim.materials import Material, se_escape_nm
 
 __all__ = ["PRESETS", "make_instrument", "preset"]
 
@@ -45,12 +46,14 @@ def make_instrument(
     Args:
         beam_kev: beam energies, 1 to 8 of them, 0.1 to 30 keV.
         detectors: ``"SE"`` or ``"BSE"`` per channel, or one for all; SE if not given.
-        solid: material of the solid, by name or as `Material`.
+        solid: material of the solid: by name, by the path of an ``.npz`` that ``fibsim calibrate``
+            wrote, or as `Material`.
         other_phases: materials beside it, see `Instrument`; ``("resin",)`` is a specimen whose
             pores are infiltrated.
 
     Raises:
-        InputError: a value is outside its range (see `validate_instrument`).
+        InputError: a value is outside its range (see `validate_instrument`), or a material is
+            unknown, its file bad or made for other beam energies.
     """
     try:
         energies = np.atleast_1d(np.asarray(beam_kev, float))
@@ -72,7 +75,7 @@ def make_instrument(
         return jnp.full(len(energies), value, float)
 
     def known(phase: str | Material) -> Material:
-        return material(phase) if isinstance(phase, str) else phase
+        return named_material(phase) if isinstance(phase, str) else phase
 
     solid = known(solid)
     se_fraction = jnp.asarray([0.95 if n == "SE" else 0.0 for n in names], float)
@@ -87,7 +90,7 @@ def make_instrument(
         interaction=Interaction(
             range_scale=scalar(1.0),
             spread_scale=scalar(1.0),
-            se_escape_nm=scalar(_ESCAPE * se_escape_nm(solid.name)),
+            se_escape_nm=scalar(_ESCAPE * se_escape_nm(solid)),
             se_by_bse=scalar(1.9),
             edge_gain=scalar(0.57),
             se_incidence=scalar(0.44),

@@ -1,5 +1,6 @@
 """The work behind ``fibsim simulate``: specimen and instrument by name or file, stack to disk."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from fibsim import io
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
-from fibsim.materials import VACUUM
+from fibsim.material_file import save_materials
+from fibsim.materials import VACUUM, Material
 from fibsim.presets import PRESETS, preset
 from fibsim.simulate import Sample, default_sublayers, sample_stack
 from fibsim.specimens import KINDS, Specimen, make, resample, specimen_from_file
@@ -87,8 +89,20 @@ def labels_of(sample: Sample) -> np.ndarray:
     return np.argmax(np.concatenate([open_pore, phases]), axis=0).astype(np.uint8)
 
 
+def _material_file(folder: Path, key: str, solid: Material) -> str:
+    """How ``stack.yaml`` names a material: by its name or, if it has one, by its table's file."""
+    if solid.table is None:
+        return solid.name
+    file = f"{key}_{re.sub(r'[^A-Za-z0-9+-]', '_', solid.name)[:40]}.npz"
+    save_materials(folder / file, [solid])
+    return file
+
+
 def write_sample(folder: Path, sample: Sample, instrument: Instrument) -> None:
-    """One 8-bit TIFF per channel, ``truth.tif``, and a ``stack.yaml`` that states everything."""
+    """One 8-bit TIFF per channel, ``truth.tif``, and a ``stack.yaml`` that states everything.
+
+    A material that has a table of its own is written beside them, for ``stack.yaml`` to name.
+    """
     geometry = instrument.geometry
     voxel = (float(geometry.slice_nm), float(geometry.pixel_nm), float(geometry.pixel_nm))
     channels = [
@@ -103,10 +117,10 @@ def write_sample(folder: Path, sample: Sample, instrument: Instrument) -> None:
         "pixel_nm": voxel[1],
         "slice_nm": voxel[0],
         "tilt_deg": round(float(geometry.tilt_deg), 3),
-        "material": instrument.solid.name,
+        "material": _material_file(folder, "material", instrument.solid),
     }
     if sample.solid.ndim == 3 and instrument.other_phases:
-        facts["pores"] = instrument.other_phases[0].name
+        facts["pores"] = _material_file(folder, "pores", instrument.other_phases[0])
     io.atomic_write_text(folder / "stack.yaml", yaml.safe_dump(facts, sort_keys=False))
 
 

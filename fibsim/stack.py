@@ -34,8 +34,9 @@ class Stack:
         slice_nm: nominal slice thickness in nm.
         tilt_deg: angle between beam and slice normal in degrees, positive when the beam leans
             towards +y as it goes deeper; ``None`` when nothing states it.
-        material: name of the solid in `fibsim.materials`; ``None`` when nothing states it.
-        pores: material that fills the pores; ``None`` for open pores.
+        material: name of the solid in `fibsim.materials`, or path of an ``.npz`` that ``fibsim
+            calibrate`` wrote; ``None`` when nothing states it.
+        pores: material that fills the pores, likewise; ``None`` for open pores.
         specimen: name of the specimen generator the user asks for; ``None`` to choose.
         name: short name of the data set.
         provenance: fact -> where it came from, for example ``{"pixel_nm": "ImageJ tag"}``.

@@ -20,7 +20,8 @@ from fibsim.calibrate import (
     tilt_exponent,
 )
 from fibsim.errors import InputError
-from fibsim.interaction_table import evaluate, interaction_table, load_tables, save_tables
+from fibsim.interaction_table import evaluate, interaction_table, load_tables
+from fibsim.material_file import material_from_table, save_materials
 from fibsim.materials import composition, material, mean_material
 from fibsim.montecarlo import film_yields
 
@@ -190,9 +191,13 @@ def test_mean_material_is_that_of_the_closed_forms():
 # Files
 
 
+def gold(name="Au"):
+    return dataclasses.replace(material("Au"), name=name, table=interaction_table("Au"))
+
+
 def test_files_read_back(tmp_path):
     table, path = interaction_table("Au"), tmp_path / "mine.npz"
-    save_tables(path, {"Au": table, "twin": table})
+    save_materials(path, [gold(), gold("twin")])
     back = load_tables(path)
     assert list(back) == ["Au", "twin"]
     jax.tree.map(np.testing.assert_array_equal, back["twin"], table)
@@ -214,7 +219,7 @@ def test_files_read_back(tmp_path):
 )
 def test_bad_files_are_named(tmp_path, change, message):
     path = tmp_path / "bad.npz"
-    save_tables(path, {"Au": interaction_table("Au")})
+    save_materials(path, [gold()])
     content = {**np.load(path), **change}
     np.savez(path, **{k: v for k, v in content.items() if v is not None})
     with pytest.raises(InputError, match=message):
@@ -231,7 +236,7 @@ def test_what_is_no_table_is_named(tmp_path):
     with pytest.raises(InputError, match="did you mean 'graphite'"):
         interaction_table("graphit")
     with pytest.raises(InputError, match=r"end in \.npz"):
-        save_tables(tmp_path / "table.csv", {"Au": interaction_table("Au")})
+        save_materials(tmp_path / "table.csv", [gold()])
 
 
 # Command
@@ -247,7 +252,14 @@ def test_command_calibrates_a_composition(tmp_path, capsys):
     ]  # fmt: skip
     assert main(command) == 0
     assert f"wrote {out}" in capsys.readouterr().out
-    brass = load_tables(out)["brass"]
+    made = mean_material(
+        composition("brass", weight_fractions={"Cu": 0.7, "Zn": 0.3}, density_g_cm3=8.5)
+    )
+    solid = material_from_table(out)
+    assert (solid.name, solid.kind) == ("brass", "metal")
+    assert float(solid.atomic_number) == float(made.atomic_number)
+    assert float(solid.density_g_cm3) == 8.5
+    brass = solid.table
     copper = evaluate(interaction_table("Cu"), brass.energy_kev)
     np.testing.assert_allclose(brass.eta, copper.eta, rtol=0.15)
     np.testing.assert_allclose(brass.depth_nm, copper.depth_nm, rtol=0.25)
@@ -265,6 +277,7 @@ def test_command_calibrates_a_composition(tmp_path, capsys):
         (["brass", "--weight-fractions", "Cu", "0.7"], "add up to"),
         (["brass", "--weight-fractions", "Cu", "1"], "density is None"),
         (["Au", "Cu", "--density-g-cm3", "9"], "name one"),
+        (["Au", "Cu", "--kind", "metal"], "name one"),
         (["Au", "-o", "table.txt"], "end in .npz"),
         (["Au", "-o", "no/such/folder/table.npz"], "does not exist"),
     ],

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import yaml
 
 from fibnet.cli import main as fibnet_main
 from fibsim.cli import main as fibsim_main
@@ -67,6 +68,17 @@ def test_reconstruct_leaves_volumes_on_the_input_grid(stack, whole):
     assert label.shape == probability.shape == tifffile.imread(stack / "1kV_SE.tif").shape
     assert set(np.unique(label)) <= {0, 1}
     np.testing.assert_array_equal(label, probability > 0.5)
+
+
+def test_a_fit_of_three_steps_stays_near_its_start(whole):
+    """Its result is the mean over the last quarter of the path, or at least over the last step."""
+    out, _ = whole
+    start, fitted = (
+        yaml.safe_load((out / f"{name}.yaml").read_text())
+        for name in ("instrument_start", "instrument")
+    )
+    for name, value in start["interaction"].items():
+        assert fitted["interaction"][name] == pytest.approx(value, rel=0.3), name
 
 
 def test_reconstruct_reports_every_method(whole):

@@ -396,7 +396,7 @@ def fit_instrument(
         return optax.apply_updates(free, update), state, loss
 
     free, state = origin, optimiser.init(origin)
-    tail = settings.steps - settings.steps // 4
+    tail = settings.steps - max(settings.steps // 4, 1)
     mean, losses = jax.tree.map(jnp.zeros_like, origin), []
     for i in range(settings.steps):
         free, state, loss = step(free, state, jax.random.fold_in(key_path, i))

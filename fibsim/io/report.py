@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from fibsim.io._files import counted
+from fibsim.io.table_file import is_table_name, material_digest
 from fibsim.stack import Stack
 
 __all__ = ["fingerprint", "inspect_stack"]
@@ -77,10 +78,18 @@ def inspect_stack(stack: Stack) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _material(name: str | None) -> str | None:
+    return material_digest(name) if name is not None and is_table_name(name) else name
+
+
 def fingerprint(stack: Stack) -> str:
     """SHA-256 (hexadecimal) over pixels, shape and metadata; equal stacks give equal strings.
 
-    Where the stack lies, what it is called and where its facts came from do not enter.
+    Where the stack lies, what it is called and where its facts came from do not enter. Of a
+    material that an interaction table stands for, the table's content does, not its path.
+
+    Raises:
+        InputError: such a table can no longer be read.
     """
     facts = {
         "shape": stack.images.shape,
@@ -88,8 +97,8 @@ def fingerprint(stack: Stack) -> str:
         "channels": [[c.beam_kev, c.detector, c.name] for c in stack.channels],
         "voxel_nm": stack.voxel_nm,
         "tilt_deg": stack.tilt_deg,
-        "material": stack.material,
-        "pores": stack.pores,
+        "material": _material(stack.material),
+        "pores": _material(stack.pores),
         "specimen": stack.specimen,
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())

@@ -3,15 +3,19 @@
 Order of precedence: command line, ``stack.yaml``, headers, names.
 """
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from fibsim.errors import InputError
 from fibsim.io._files import counted
 from fibsim.io.facts import Fact, FileFacts
 from fibsim.io.layout import ChannelFiles, Layout
 from fibsim.io.names import detector_of_name, kev_of_name
-from fibsim.io.stack_yaml import COMMAND_LINE, Stated, stack_yaml_text
+from fibsim.io.stack_yaml import COMMAND_LINE, MATERIAL_KEYS, Stated, stack_yaml_text
+from fibsim.io.table_file import describe_material_file, is_table_name, material_digest
 from fibsim.stack import Channel
 
 __all__ = ["Metadata", "resolve_metadata"]
@@ -41,9 +45,17 @@ class Metadata:
     warnings: tuple[str, ...]
 
 
+def _same_text(one: str, other: str) -> bool:
+    if is_table_name(one) and is_table_name(other):
+        # What lost need not even be readable.
+        with contextlib.suppress(InputError):
+            return material_digest(one) == material_digest(other)
+    return one.lower() == other.lower()
+
+
 def _agree(key: str, one: float | str, other: float | str) -> bool:
     if isinstance(one, str) or isinstance(other, str):
-        return str(one).lower() == str(other).lower()
+        return _same_text(str(one), str(other))
     if key == "tilt_deg":  # a stage tilt does not say to which side the beam leans
         one, other = abs(one), abs(other)
     return abs(one - other) <= _AGREE * max(abs(one), abs(other))
@@ -254,6 +266,26 @@ def _check_doubled(layout: Layout, channels: Sequence[Channel]) -> None:
         names[channel.name] = files.title
 
 
+def _as_written(value: float | str, layout: Layout) -> float | str:
+    """A value as ``stack.yaml`` states it: paths of tables relative to its folder."""
+    if isinstance(value, str) and is_table_name(value):
+        return os.path.relpath(value, layout.yaml_path.parent)
+    return value
+
+
+def _describe_tables(chosen: dict[str, Fact | None]) -> list[Path]:
+    """Check the interaction tables that are named as materials, and say in the sources what they
+    are; returns their paths."""
+    paths = []
+    for key in MATERIAL_KEYS:
+        fact = chosen[key]
+        if fact is not None and is_table_name(str(fact.value)):
+            paths.append(Path(str(fact.value)))
+            source = f"{fact.source}: {describe_material_file(paths[-1])}"
+            chosen[key] = dataclasses.replace(fact, source=source)
+    return paths
+
+
 def resolve_metadata(
     layout: Layout, sources: Sequence[Stated], folder_slice: Fact | None, path: str
 ) -> Metadata:
@@ -276,10 +308,6 @@ def resolve_metadata(
         warnings += [text for text in facts.warnings if text not in warnings]
         for key, note in facts.notes.items():
             provenance.setdefault(key, note)
-    if layout.ignored:
-        shown = ", ".join(layout.ignored[:8]) + (" ..." if len(layout.ignored) > 8 else "")
-        provenance["ignored"] = shown
-
     _check_counts(sources, layout)
     energies, detectors, given_names = _channel_facts(layout, sources, warnings)
     chosen: dict[str, Fact | None] = {}
@@ -289,14 +317,22 @@ def resolve_metadata(
             header.append(folder_slice)
         chosen[key] = _choose(key, [*_stated(sources, key), *_unique(header)], warnings)
         _check_range(key, chosen[key])
-    for key in ("material", "pores", "specimen"):
+    for key in (*MATERIAL_KEYS, "specimen"):
         chosen[key] = _choose(key, _stated(sources, key), warnings)
+    tables = _describe_tables(chosen)
+
+    ignored = [name for name in layout.ignored if layout.yaml_path.parent / name not in tables]
+    if ignored:
+        provenance["ignored"] = ", ".join(ignored[:8]) + (" ..." if len(ignored) > 8 else "")
 
     slices = layout.channels[0].shape[0]
     needed = ["pixel_nm"] + (["slice_nm"] if slices > 1 else [])
     missing = [key for key in needed if chosen[key] is None]
     if missing or None in energies:
-        known = {key: None if fact is None else fact.value for key, fact in chosen.items()}
+        known = {
+            key: None if fact is None else _as_written(fact.value, layout)
+            for key, fact in chosen.items()
+        }
         raise _missing_error(layout, path, missing, known, energies, detectors)
 
     pixel = chosen["pixel_nm"]

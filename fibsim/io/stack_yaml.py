@@ -11,9 +11,11 @@ from fibsim.errors import InputError
 from fibsim.io._files import suggestion
 from fibsim.io.facts import number
 from fibsim.io.names import normalise_detector
+from fibsim.io.table_file import is_table_name
 
 __all__ = [
     "COMMAND_LINE",
+    "MATERIAL_KEYS",
     "Stated",
     "find_stack_yaml",
     "load_stack_yaml",
@@ -23,7 +25,8 @@ __all__ = [
 
 COMMAND_LINE = "command line"
 _NUMBERS = ("pixel_nm", "slice_nm", "tilt_deg")
-_TEXTS = ("material", "pores", "specimen")
+MATERIAL_KEYS = ("material", "pores")
+_TEXTS = (*MATERIAL_KEYS, "specimen")
 _CHANNEL_KEYS = ("file", "beam_kev", "detector", "name")
 
 
@@ -33,6 +36,8 @@ class Stated:
 
     Attributes:
         source: name of the YAML file, or `COMMAND_LINE`.
+        material, pores: names, or paths of interaction tables (those in a YAML file are relative
+            to its folder, and are given here with it).
         files: names of the channel files (or sub-folders), in order.
         beam_kev, detector, names: one entry per channel.
     """
@@ -187,7 +192,11 @@ def load_stack_yaml(path: Path) -> Stated:
             raise _unknown_key(key, known, str(path))
     where = str(path)
     lists = _channel_lists(entries.get("channels"), where)
-    return Stated(**_shared(entries, path.name, where), **lists)
+    shared = _shared(entries, path.name, where)
+    for key in MATERIAL_KEYS:
+        if shared[key] is not None and is_table_name(shared[key]):
+            shared[key] = str(path.parent / shared[key])
+    return Stated(**shared, **lists)
 
 
 def stated_on_command_line(overrides: Mapping[str, Any] | None) -> Stated:
