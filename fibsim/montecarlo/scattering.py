@@ -202,7 +202,7 @@ def _fast(phases: tuple[Composition | None, ...], rows: list[dict[str, np.ndarra
         present = []
         for z, a, weight in () if composition is None else composition.elements:
             per_nm3 = _AVOGADRO * composition.density_g_cm3 * weight / a * 1e-21
-            present += [(shell, per_nm3) for shell in shells(z)]
+            present.append((shells(z), per_nm3))
         # The last flight ends below 50 eV, by as much as a flight there loses on average.
         beyond = row["stopping"][0] / row["attenuation"][0] if present else 0.0
         end = max(LOWEST_KEV - beyond, 0.0)
@@ -224,8 +224,8 @@ def transport_tables(
         elastic: ``"mott"`` (the package's partial-wave table, and the small part that collisions
             with atomic electrons add to the deflection) or ``"browning"`` (the fit of Browning et
             al. 1994, as other codes use it).
-        fast_secondaries: whether electrons that are knocked on with more than 50 eV are followed
-            (`fast_secondaries`).
+        fast_secondaries: whether electrons that are knocked on, and Auger electrons, of more than
+            50 eV are followed (`fast_secondaries`).
 
     Raises:
         InputError: no phase, or an unknown model.

@@ -13,13 +13,13 @@ finish at nearly the same time and tallies need no scattering of memory.
 * **Secondaries**: released along the path in proportion to the loss, isotropic, attenuated
   exponentially on the way to the surface; in a pore they fly straight until they leave through
   the face or meet a wall, which takes them up.
-* **Fast secondaries** (an option): what an electron knocks on with more than 50 eV is drawn from
-  the spectrum of `fast_secondaries`, and one of all of them is kept (reservoir sampling: the n-th
-  takes the place with probability 1 / n). When the electron has ended, the lane follows the kept
-  one with the statistical weight n, which keeps one of its own in turn. So the mean over all
-  generations is exact, in the memory of one electron. What cannot come near a surface any more is
-  not counted. The loss stays that of the stopping power: secondaries released along the path are
-  fewer by what the fast ones carry away and release themselves.
+* **Fast secondaries** (an option): what an electron knocks on with more than 50 eV, or an atom
+  sends out after it, is drawn from the spectra of `fast_secondaries`, and one of all of them is
+  kept (reservoir sampling: the n-th takes the place with probability 1 / n). When the electron has
+  ended, the lane follows the kept one with the statistical weight n, which keeps one of its own in
+  turn. So the mean over all generations is exact, in the memory of one electron. What cannot come
+  near a surface any more is not counted. The loss stays that of the stopping power: secondaries
+  released along the path are fewer by what the fast ones carry away and release themselves.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from fibsim.montecarlo.detectors import KINDS, Windows
-from fibsim.montecarlo.fast_secondaries import NODES
+from fibsim.montecarlo.fast_secondaries import AUGER_NODES, NODES
 from fibsim.montecarlo.random_bits import uniform
 from fibsim.montecarlo.scattering import LOWEST_KEV, TransportTables, draw_row
 from fibsim.montecarlo.scene import MOST_PHASES, Scene
@@ -215,24 +215,26 @@ def _turn(
     return v * norm, u * norm, w * norm
 
 
-def _knock_on(
+def _fast_after(
     state: _State,
     scene: Scene,
     tables: TransportTables,
     beam: Beam,
     place: tuple[Array, Array, Array],
     cell: tuple[Array, Array],
+    inside: Array,
     way: Array,
     row: Array,
 ) -> _Fast:
-    """The lane's fast secondaries after a flight of length ``way``, which knocks on at ``place``.
+    """The lane's fast secondaries after a flight of length ``way``; a new one begins at ``place``.
 
-    ``cell`` is the phase and clearance there; ``row`` that of the electron's energy.
+    ``cell`` is the phase and clearance there, ``inside`` whether that is in the specimen, ``row``
+    that of the electron's energy.
     """
     e, before = state.now, state.fast
     keys = (state.keys[0], state.keys[1] ^ jnp.uint32(_FAST_SALT))
-    r_birth, r_energy, r_azimuth, r_kept = (
-        _store(uniform(keys, state.drawn + jnp.uint32(i))) for i in range(4)
+    r_birth, r_kind, r_energy, r_azimuth, r_kept = (
+        _store(uniform(keys, state.drawn + jnp.uint32(i))) for i in range(5)
     )
     phase, clearance = cell
     y, x, z = place
@@ -249,9 +251,15 @@ def _knock_on(
         low, high = _look_up(table.reshape(-1), start), _look_up(table.reshape(-1), start + 1)
         return low + part * (high - low)
 
-    energy = _store(1 / spectrum(tables.fast.inverse_kev))
-    cosine_squared = _store(spectrum(tables.fast.cosine_squared))
-    sine, cosine = jnp.sqrt(1 - cosine_squared), jnp.sqrt(cosine_squared)
+    # What decided on the kind is uniform again below its bound.
+    part_auger = _look_up(tables.fast.auger.reshape(-1), at)
+    auger, again = r_kind < part_auger, r_kind / jnp.maximum(part_auger, 1e-12)
+    line = jnp.minimum((r_energy * AUGER_NODES).astype(jnp.int32), AUGER_NODES - 1)
+    auger_kev = _look_up(tables.fast.auger_kev.reshape(-1), at * AUGER_NODES + line)
+    energy = _store(jnp.where(auger, auger_kev, 1 / spectrum(tables.fast.inverse_kev)))
+    cosine = jnp.sqrt(spectrum(tables.fast.cosine_squared))
+    cosine = _store(jnp.where(auger, 1 - 2 * again, cosine))
+    sine = jnp.sqrt(jnp.maximum(1 - cosine * cosine, 0.0))
     sin_turn, cos_turn = _store(_circle(r_azimuth))
     v, u, w = _store(_turn(e, cosine, sine, cos_turn, sin_turn))
 
@@ -262,7 +270,7 @@ def _knock_on(
     above = draw_row(energy, jnp.ones_like(energy))
     range_nm = _look_up(tables.range_nm.reshape(-1), phase * rows + above)
     reaches = range_nm + 4 * _by_phase(tables.se_escape_nm, phase) >= surface
-    born = (e.mode == _PRIMARY) & (z >= beam.face_nm) & (r_birth < expected) & reaches
+    born = inside & (r_birth < expected) & reaches
     weight = jnp.where(born, jnp.maximum(expected, 1.0) * before.carried, 0.0)
     waiting = before.waiting + weight
     taken = born & (r_kept * waiting < weight)
@@ -390,16 +398,29 @@ def _step(
 
     # A secondary released on this flight.
     expected = loss * _by_phase(tables.se_per_kev, phase)
-    if fast is not None:  # what fast ones carry is theirs to release
-        expected *= 1 - _look_up(tables.fast.share.reshape(-1), phase * rows + row)
     weight = jnp.maximum(expected, 1.0)
-    if fast is not None:
-        weight = weight * fast.carried
     sy, sx, sz = _store(
         tuple(at + r_along * way * along for at, along in ((e.y, e.v), (e.x, e.u), (e.z, e.w)))
     )
     s_phase, s_clearance = _cell(scene, sy, sx, sz)
-    released = (r_release < expected) & (s_phase == phase) & (sz >= beam.face_nm)
+    s_energy = energy
+    if fast is None:
+        released = (r_release < expected) & (s_phase == phase) & (sz >= beam.face_nm)
+    else:
+        # By what the electron meets at that very place, less what fast ones carry: these often end
+        # or leave on their first flight, for which half the loss of the whole is too rough.
+        s_at = s_phase * rows + row
+        share = _look_up(tables.fast.share.reshape(-1), s_at)
+        released_kev = _look_up(tables.stopping.reshape(-1), s_at) * way * (1 - share)
+        expected = released_kev * _by_phase(tables.se_per_kev, s_phase)
+        s_inside = primary & ~void & (sz >= beam.face_nm) & ((sz <= depth) | (not scene.open_below))
+        weight = jnp.maximum(expected, 1.0) * fast.carried
+        escape_nm = _by_phase(tables.se_escape_nm, s_phase)
+        s_energy = jnp.maximum(energy, 0.0)  # a last flight ends below
+        after = _fast_after(
+            state, scene, tables, beam, (sy, sx, sz), (s_phase, s_clearance), s_inside, way, row
+        )
+        released = (r_release < expected) & s_inside
     sv, su, sw = _store(_isotropic(r_cosine, r_azimuth))
     # The number that decided on the release is uniform again below its bound.
     fresh = jnp.clip(r_release / jnp.maximum(jnp.minimum(expected, 1.0), 1e-12), 1e-7, 1.0)
@@ -413,7 +434,7 @@ def _step(
     current = (
         current
         + leaving * windows.counts(kind, energy, towards, deepest)
-        + s_leaving * windows.counts(_SE, energy, s_towards, deepest)
+        + s_leaving * windows.counts(_SE, s_energy, s_towards, deepest)
     )
 
     if scene.periodic:
@@ -427,9 +448,6 @@ def _step(
     mode = jnp.where(into_pore, flies, mode)
     old = (e.y, e.x, e.z, e.v, e.u, e.w)
     if fast is not None:
-        after = _knock_on(
-            state, scene, tables, beam, (sy, sx, sz), (s_phase, s_clearance), way, row
-        )
         mode = jnp.where(resume_kept, _PRIMARY, mode)
         *kept, kept_energy, kept_deepest = fast.kept
         old = tuple(jnp.where(resume_kept, a, b) for a, b in zip(kept, old, strict=True))
