@@ -96,9 +96,10 @@ def image_yields(
         detectors: names (see `detectors.detector`) or `Detector` objects.
         open_below: vacuum below the specimen; otherwise its lowest layer goes on.
         elastic: ``"mott"`` or ``"browning"``.
-        fast_secondaries: whether electrons that others knock on with more than 50 eV are followed,
-            too, and count as BSE where they leave above 50 eV, as in measurements. They take two
-            to four times as long, and more electrons for the same error.
+        fast_secondaries: whether electrons that are knocked on with more than 50 eV, and Auger
+            electrons, are followed, too, and count as BSE where they leave above 50 eV, as in
+            measurements (`fast_secondaries`). Takes twice as long, and twice the electrons for
+            the same error.
         progress: called with (pixels done, all pixels).
 
     Memory holds the specimen (2 bytes a voxel), the result, and one batch per core.
