@@ -174,7 +174,7 @@ class Montecarlo:
     """Elastic scattering: mott or browning."""
     fast_secondaries: bool = False
     """Whether knocked-on and Auger electrons above 50 eV are followed, too, and count as BSE, as
-    they do in a detector; four times the work for the same error."""
+    they do in a detector; two to six times the work for the same error."""
     seed: int = 0
     """Seed of everything random."""
 

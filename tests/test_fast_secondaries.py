@@ -362,3 +362,14 @@ def test_gain_in_backscatter_is_penreds():
         print(f"{row['material']} {kev:g} keV: {ratio:.3f} +- {own:.3f}, "
               f"PenRed {every / primary:.3f} +- {error:.3f}")  # fmt: skip
         assert abs(ratio - every / primary) < 0.05 + 3 * np.hypot(own, error)
+
+
+def test_command_follows_them_on_request(capsys):
+    from fibsim.cli import main
+
+    command = ["montecarlo", "Cu", "--electrons", "16", "--beam-kev", "2", "--detectors", "BSE"]
+    eta = []
+    for more in ([], ["--fast-secondaries"]):
+        assert main([*command, *more]) == 0
+        eta.append(float(capsys.readouterr().out.splitlines()[-1].split()[1]))
+    assert 1.03 < eta[1] / eta[0] < 1.17

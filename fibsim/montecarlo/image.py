@@ -98,8 +98,8 @@ def image_yields(
         elastic: ``"mott"`` or ``"browning"``.
         fast_secondaries: whether electrons that are knocked on with more than 50 eV, and Auger
             electrons, are followed, too, and count as BSE where they leave above 50 eV, as in
-            measurements (`fast_secondaries`). Takes twice as long, and twice the electrons for
-            the same error.
+            measurements (`fast_secondaries`). Takes two to three times as long, and up to
+            twice the electrons for the same error.
         progress: called with (pixels done, all pixels).
 
     Memory holds the specimen (2 bytes a voxel), the result, and one batch per core.
