@@ -29,6 +29,7 @@ def print_bulk(
     electrons: int,
     seed: int,
     elastic: str,
+    fast_secondaries: bool,
     announce: Callable[[str], None],
 ) -> None:
     """Print the yields of a flat half-space, a line per energy."""
@@ -44,6 +45,7 @@ def print_bulk(
             tilt_deg=tilt_deg,
             detectors=detectors,
             elastic=elastic,
+            fast_secondaries=fast_secondaries,
         )
         columns = (f"{m:9.4f} +- {e:.4f}" for m, e in zip(out.mean, out.error, strict=True))
         announce(f"{kev:6g}  " + "  ".join(f"{c:>18s}" for c in columns))
@@ -82,6 +84,7 @@ def image_to_folder(
     periodic: bool,
     seed: int,
     elastic: str,
+    fast_secondaries: bool,
     announce: Callable[[str], None],
     progress: Callable[[str], Callable[[int, int, str], None]],
 ) -> None:
@@ -116,6 +119,7 @@ def image_to_folder(
             detectors=detectors,
             periodic=periodic,
             elastic=elastic,
+            fast_secondaries=fast_secondaries,
             progress=lambda done, pixels, show=show: show(done, pixels, "pixels"),
         )
         for name, mean, error in zip(detectors, result.mean, result.error, strict=True):
@@ -141,6 +145,7 @@ def image_to_folder(
                 electrons_per_pixel=electrons,
                 periodic=periodic,
                 elastic=elastic,
+                fast_secondaries=fast_secondaries,
                 seed=seed,
                 versions=versions(),
             ),

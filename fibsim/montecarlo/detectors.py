@@ -20,7 +20,7 @@ class Detector:
 
     Attributes:
         kind: ``"SE"`` (secondaries), ``"BSE"`` (beam electrons that come back above 50 eV) or
-            ``"transmitted"`` (beam electrons that leave below).
+            ``"transmitted"`` (beam electrons that leave below); with fast secondaries, these too.
         energy: lowest and highest energy as a fraction of the beam's (secondaries have none).
         angle_deg: smallest and largest angle to the column's axis, 0 = back up the beam.
         depth_nm: counts only electrons that never went deeper below the face.

@@ -17,7 +17,9 @@ from jaxtyping import Array, Float
 from fibsim import electrons
 from fibsim.errors import InputError
 from fibsim.materials import Composition, Material
+from fibsim.montecarlo.fast_secondaries import FastTables, fast_rows
 from fibsim.montecarlo.mott import ENERGIES_KEV, quantile_grid
+from fibsim.montecarlo.shells import shells
 
 __all__ = [
     "ELASTIC_MODELS",
@@ -50,6 +52,7 @@ class TransportTables:
         se_per_kev: secondaries released per keV of lost energy.
         se_escape_nm: attenuation length of secondaries.
         vacuum: which phases are none.
+        fast: fast secondaries; None where they are not followed.
     """
 
     attenuation: Float[Array, "phase energy"]
@@ -59,6 +62,7 @@ class TransportTables:
     se_per_kev: Float[Array, " phase"]
     se_escape_nm: Float[Array, " phase"]
     vacuum: tuple[bool, ...] = dataclasses.field(metadata=dict(static=True))
+    fast: FastTables | None = None
 
 
 def draw_row(energy_kev: Array, number: Array) -> Array:
@@ -191,8 +195,28 @@ def _phase(composition: Composition, elastic: str) -> dict[str, np.ndarray]:
     )
 
 
+def _fast(phases: tuple[Composition | None, ...], rows: list[dict[str, np.ndarray]]) -> FastTables:
+    """Fast secondaries of phases whose other tables are ``rows``."""
+    made = []
+    for composition, row in zip(phases, rows, strict=True):
+        present = []
+        for z, a, weight in () if composition is None else composition.elements:
+            per_nm3 = _AVOGADRO * composition.density_g_cm3 * weight / a * 1e-21
+            present.append((shells(z), per_nm3))
+        # The last flight ends below 50 eV, by as much as a flight there loses on average.
+        beyond = row["stopping"][0] / row["attenuation"][0] if present else 0.0
+        end = max(LOWEST_KEV - beyond, 0.0)
+        made.append(fast_rows(np.exp(_LN_E), LOWEST_KEV, end, row["stopping"], present))
+    return FastTables(
+        **{name: jnp.asarray(np.stack([m[name] for m in made]), jnp.float32) for name in made[0]}
+    )
+
+
 def transport_tables(
-    phases: tuple[Composition | None, ...], *, elastic: str = "mott"
+    phases: tuple[Composition | None, ...],
+    *,
+    elastic: str = "mott",
+    fast_secondaries: bool = False,
 ) -> TransportTables:
     """Tables for the given phases; None is vacuum.
 
@@ -200,6 +224,8 @@ def transport_tables(
         elastic: ``"mott"`` (the package's partial-wave table, and the small part that collisions
             with atomic electrons add to the deflection) or ``"browning"`` (the fit of Browning et
             al. 1994, as other codes use it).
+        fast_secondaries: whether electrons that are knocked on, and Auger electrons, of more than
+            50 eV are followed (`fast_secondaries`).
 
     Raises:
         InputError: no phase, or an unknown model.
@@ -218,4 +244,8 @@ def transport_tables(
     )
     rows = [empty if p is None else _phase(p, elastic) for p in phases]
     stacked = {name: jnp.asarray(np.stack([r[name] for r in rows]), jnp.float32) for name in empty}
-    return TransportTables(**stacked, vacuum=tuple(p is None for p in phases))
+    return TransportTables(
+        **stacked,
+        vacuum=tuple(p is None for p in phases),
+        fast=_fast(phases, rows) if fast_secondaries else None,
+    )

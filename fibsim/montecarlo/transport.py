@@ -13,6 +13,13 @@ finish at nearly the same time and tallies need no scattering of memory.
 * **Secondaries**: released along the path in proportion to the loss, isotropic, attenuated
   exponentially on the way to the surface; in a pore they fly straight until they leave through
   the face or meet a wall, which takes them up.
+* **Fast secondaries** (an option): what an electron knocks on with more than 50 eV, or an atom
+  sends out after it, is drawn from the spectra of `fast_secondaries`, and one of all of them is
+  kept (reservoir sampling: the n-th takes the place with probability 1 / n). When the electron has
+  ended, the lane follows the kept one with the statistical weight n, which keeps one of its own in
+  turn. So the mean over all generations is exact, in the memory of one electron. What cannot come
+  near a surface any more is not counted. The loss stays that of the stopping power: secondaries
+  released along the path are fewer by what the fast ones carry away and release themselves.
 """
 
 import dataclasses
@@ -24,6 +31,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from fibsim.montecarlo.detectors import KINDS, Windows
+from fibsim.montecarlo.fast_secondaries import AUGER_NODES, NODES
 from fibsim.montecarlo.random_bits import uniform
 from fibsim.montecarlo.scattering import LOWEST_KEV, TransportTables, draw_row
 from fibsim.montecarlo.scene import MOST_PHASES, Scene
@@ -35,6 +43,7 @@ _READY, _PRIMARY, _SECONDARY, _ORPHAN = range(4)
 _SE, _BSE, _TRANSMITTED = range(len(KINDS))
 _STEPS_PER_CHECK = 32
 _DRAWS = 11  # random numbers per step
+_FAST_SALT = 0x9E3779B9  # fast secondaries draw from keys of their own
 _BLOCK = 2048  # lanes that advance together on a CPU
 # Below a lowest layer that goes on, nothing comes back from deeper in the solid, or in a pore.
 _GROUND_NM, _SHAFT_NM = 5000.0, 500.0
@@ -90,6 +99,16 @@ class _Electron:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class _Fast:
+    """Fast secondaries of the electron under way."""
+
+    carried: Array  # statistical weight of the electron under way: 1 for one of the beam
+    waiting: Array  # weight of all that it has knocked on
+    kept: tuple[Array, ...]  # of the one kept: place, direction (z last), energy, deepest
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _State:
     now: _Electron
     saved: tuple[Array, ...]  # place and direction of the beam electron whose secondary flies
@@ -101,6 +120,7 @@ class _State:
     keys: tuple[Array, Array]
     drawn: Array  # numbers that every lane has drawn
     steps: Array
+    fast: _Fast | None  # None where they are not followed
 
 
 # XLA's CPU backend computes a value anew in every array that needs it, all the way from the random
@@ -195,6 +215,75 @@ def _turn(
     return v * norm, u * norm, w * norm
 
 
+def _fast_after(
+    state: _State,
+    scene: Scene,
+    tables: TransportTables,
+    beam: Beam,
+    place: tuple[Array, Array, Array],
+    cell: tuple[Array, Array],
+    inside: Array,
+    way: Array,
+    row: Array,
+) -> _Fast:
+    """The lane's fast secondaries after a flight of length ``way``; a new one begins at ``place``.
+
+    ``cell`` is the phase and clearance there, ``inside`` whether that is in the specimen, ``row``
+    that of the electron's energy.
+    """
+    e, before = state.now, state.fast
+    keys = (state.keys[0], state.keys[1] ^ jnp.uint32(_FAST_SALT))
+    r_birth, r_kind, r_energy, r_azimuth, r_kept = (
+        _store(uniform(keys, state.drawn + jnp.uint32(i))) for i in range(5)
+    )
+    phase, clearance = cell
+    y, x, z = place
+    rows = tables.attenuation.shape[1]
+    at = phase * rows + row
+    expected = _look_up(tables.fast.rate.reshape(-1), at) * way
+
+    coordinate = r_energy * NODES
+    node = jnp.minimum(coordinate.astype(jnp.int32), NODES - 1)
+    part = coordinate - node
+
+    def spectrum(table):
+        start = at * (NODES + 1) + node
+        low, high = _look_up(table.reshape(-1), start), _look_up(table.reshape(-1), start + 1)
+        return low + part * (high - low)
+
+    # What decided on the kind is uniform again below its bound.
+    part_auger = _look_up(tables.fast.auger.reshape(-1), at)
+    auger, again = r_kind < part_auger, r_kind / jnp.maximum(part_auger, 1e-12)
+    line = jnp.minimum((r_energy * AUGER_NODES).astype(jnp.int32), AUGER_NODES - 1)
+    auger_kev = _look_up(tables.fast.auger_kev.reshape(-1), at * AUGER_NODES + line)
+    energy = _store(jnp.where(auger, auger_kev, 1 / spectrum(tables.fast.inverse_kev)))
+    cosine = jnp.sqrt(spectrum(tables.fast.cosine_squared))
+    cosine = _store(jnp.where(auger, 1 - 2 * again, cosine))
+    sine = jnp.sqrt(jnp.maximum(1 - cosine * cosine, 0.0))
+    sin_turn, cos_turn = _store(_circle(r_azimuth))
+    v, u, w = _store(_turn(e, cosine, sine, cos_turn, sin_turn))
+
+    # As for the beam electrons: without the range to a surface it is as good as absorbed.
+    surface = jnp.minimum(clearance, z - beam.face_nm)
+    if scene.open_below:
+        surface = jnp.minimum(surface, scene.shape[0] * scene.voxel_nm[0] - z)
+    above = draw_row(energy, jnp.ones_like(energy))
+    range_nm = _look_up(tables.range_nm.reshape(-1), phase * rows + above)
+    reaches = range_nm + 4 * _by_phase(tables.se_escape_nm, phase) >= surface
+    born = inside & (r_birth < expected) & reaches
+    weight = jnp.where(born, jnp.maximum(expected, 1.0) * before.carried, 0.0)
+    waiting = before.waiting + weight
+    taken = born & (r_kept * waiting < weight)
+    new = (y, x, z, v, u, w, energy, e.deepest)
+    return _store(
+        _Fast(
+            carried=before.carried,
+            waiting=waiting,
+            kept=tuple(jnp.where(taken, a, b) for a, b in zip(new, before.kept, strict=True)),
+        )
+    )
+
+
 def _step(
     state: _State, scene: Scene, tables: TransportTables, windows: Windows, beam: Beam
 ) -> _State:
@@ -210,6 +299,10 @@ def _step(
     # next iteration on, so both may use the same random numbers.
     idle = e.mode == _READY
     launch = idle & (state.left > 0)
+    fast = state.fast
+    if fast is not None:  # the one kept comes first
+        resume_kept = idle & (fast.waiting > 0)
+        launch = launch & ~resume_kept
     booked = jnp.where(launch, state.current, 0.0)
     total = state.total + booked
     squares = state.squares + booked * booked
@@ -298,6 +391,8 @@ def _step(
     kind = jnp.where(secondary, _SE, jnp.where(above, _BSE, _TRANSMITTED))
     awake = primary & (above | (below & scene.open_below)) & (energy >= LOWEST_KEV)
     leaving = jnp.where(secondary & above, state.weight, awake.astype(jnp.float32))
+    if fast is not None:
+        leaving = jnp.where(awake, fast.carried, leaving)
     towards = jnp.where(kind == _TRANSMITTED, jnp.abs(towards), towards)
     kind, leaving, towards = _store((kind, leaving, towards))
 
@@ -307,8 +402,25 @@ def _step(
     sy, sx, sz = _store(
         tuple(at + r_along * way * along for at, along in ((e.y, e.v), (e.x, e.u), (e.z, e.w)))
     )
-    s_phase, _ = _cell(scene, sy, sx, sz)
-    released = (r_release < expected) & (s_phase == phase) & (sz >= beam.face_nm)
+    s_phase, s_clearance = _cell(scene, sy, sx, sz)
+    s_energy = energy
+    if fast is None:
+        released = (r_release < expected) & (s_phase == phase) & (sz >= beam.face_nm)
+    else:
+        # By what the electron meets at that very place, less what fast ones carry: these often end
+        # or leave on their first flight, for which half the loss of the whole is too rough.
+        s_at = s_phase * rows + row
+        share = _look_up(tables.fast.share.reshape(-1), s_at)
+        released_kev = _look_up(tables.stopping.reshape(-1), s_at) * way * (1 - share)
+        expected = released_kev * _by_phase(tables.se_per_kev, s_phase)
+        s_inside = primary & ~void & (sz >= beam.face_nm) & ((sz <= depth) | (not scene.open_below))
+        weight = jnp.maximum(expected, 1.0) * fast.carried
+        escape_nm = _by_phase(tables.se_escape_nm, s_phase)
+        s_energy = jnp.maximum(energy, 0.0)  # a last flight ends below
+        after = _fast_after(
+            state, scene, tables, beam, (sy, sx, sz), (s_phase, s_clearance), s_inside, way, row
+        )
+        released = (r_release < expected) & s_inside
     sv, su, sw = _store(_isotropic(r_cosine, r_azimuth))
     # The number that decided on the release is uniform again below its bound.
     fresh = jnp.clip(r_release / jnp.maximum(jnp.minimum(expected, 1.0), 1e-12), 1e-7, 1.0)
@@ -322,7 +434,7 @@ def _step(
     current = (
         current
         + leaving * windows.counts(kind, energy, towards, deepest)
-        + s_leaving * windows.counts(_SE, energy, s_towards, deepest)
+        + s_leaving * windows.counts(_SE, s_energy, s_towards, deepest)
     )
 
     if scene.periodic:
@@ -334,15 +446,26 @@ def _step(
     flies = jnp.where(mode == _READY, _ORPHAN, _SECONDARY)
     mode = jnp.where(idle, jnp.where(launch, _PRIMARY, _READY), mode)
     mode = jnp.where(into_pore, flies, mode)
+    old = (e.y, e.x, e.z, e.v, e.u, e.w)
+    if fast is not None:
+        mode = jnp.where(resume_kept, _PRIMARY, mode)
+        *kept, kept_energy, kept_deepest = fast.kept
+        old = tuple(jnp.where(resume_kept, a, b) for a, b in zip(kept, old, strict=True))
+        energy = jnp.where(resume_kept, kept_energy, energy)  # none is below 50 eV
+        deepest = jnp.where(resume_kept, kept_deepest, deepest)
+        carried = jnp.where(resume_kept, fast.waiting, fast.carried)
+        fast = dataclasses.replace(
+            after,
+            carried=jnp.where(launch, 1.0, carried),
+            waiting=jnp.where(resume_kept, 0.0, after.waiting),
+        )
 
     def place(entry, old, moved, saved, secondary):
         moved = jnp.where(idle, jnp.where(launch, entry, old), jnp.where(resumes, saved, moved))
         return jnp.where(into_pore, secondary, moved)
 
     moved = (y, x, z, v, u, w)
-    now = map(
-        place, entry, (e.y, e.x, e.z, e.v, e.u, e.w), moved, state.saved, (ty, tx, tz, sv, su, sw)
-    )
+    now = map(place, entry, old, moved, state.saved, (ty, tx, tz, sv, su, sw))
     y, x, z, v, u, w = now
     return _State(
         now=_Electron(
@@ -363,6 +486,7 @@ def _step(
         keys=state.keys,
         drawn=state.drawn + jnp.uint32(_DRAWS),
         steps=state.steps + jnp.sum(~idle, dtype=state.steps.dtype),
+        fast=fast,
     )  # fmt: skip
 
 
@@ -381,7 +505,8 @@ def transport(
 
     On a CPU lanes advance in blocks that fit its cache, and those with electrons left are gathered
     into few blocks as others finish. Which block a lane is in does not change its result.
-    Memory: about 150 bytes per lane, whatever the number of electrons.
+    Memory: about 150 bytes per lane, whatever the number of electrons; 40 more to follow fast
+    secondaries.
     """
     lanes = beam.y_nm.shape[0]
     platform = jax.default_backend()
@@ -419,6 +544,9 @@ def _transport(scene, tables, windows, beam, *, keys, electrons, block) -> Tally
         keys=tuple(jnp.pad(part, (0, spare)) for part in keys),
         drawn=jnp.zeros((), jnp.uint32),
         steps=jnp.zeros((), jnp.int32),
+        fast=None if tables.fast is None else _Fast(
+            carried=zero, waiting=zero, kept=(zero,) * 8
+        ),
     )  # fmt: skip
     entry = [jnp.pad(at, (0, spare)) for at in (beam.y_nm, beam.x_nm, beam.face_nm)]
     # Whose lane it is moves along when busy lanes are gathered.
@@ -469,4 +597,5 @@ def _transport(scene, tables, windows, beam, *, keys, electrons, block) -> Tally
 
 
 def _busy(state: _State) -> Array:
-    return (state.left > 0) | (state.now.mode != _READY)
+    busy = (state.left > 0) | (state.now.mode != _READY)
+    return busy if state.fast is None else busy | (state.fast.waiting > 0)
