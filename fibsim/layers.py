@@ -9,7 +9,20 @@ from jaxtyping import Array, Float, Int
 from fibsim.instrument import Geometry
 from fibsim.resample import average_depth, shift_lateral
 
-__all__ = ["Layers", "mean_chords_nm", "mill_layers"]
+__all__ = [
+    "Cuts",
+    "Layers",
+    "Texture",
+    "chords_nm",
+    "lean_layers",
+    "mean_chords_nm",
+    "mill_layers",
+    "phase_shares",
+    "plan_cuts",
+    "slice_shares",
+    "surface_counts",
+    "texture_of",
+]
 
 
 @jax.tree_util.register_dataclass
@@ -45,6 +58,67 @@ class Layers:
         return jnp.sum(self.rho, 0)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cuts:
+    """Where the sub-layers of every slice lie, and how far the beam's frame has moved there.
+
+    Attributes:
+        border_nm: upper borders of all sub-layers, and the lower one of the deepest.
+        height_nm, step_px, part_px: see `Layers`.
+        offset_px: displacement of each sub-layer's middle in the frame of its own face.
+    """
+
+    border_nm: Float[Array, " border"]
+    height_nm: Float[Array, " slice"]
+    offset_px: Float[Array, "slice sublayer"]
+    step_px: Int[Array, " slice"]
+    part_px: Float[Array, " slice"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Texture:
+    """What all slices must know of the whole specimen.
+
+    Attributes:
+        chord_nm, period_nm: see `mean_chords_nm`.
+        shares: mean fraction of each phase in what is milled and looked through.
+    """
+
+    chord_nm: Float[Array, ""]
+    period_nm: Float[Array, ""]
+    shares: Float[Array, " phase"]
+
+
+def surface_counts(
+    phases: Float[Array, "phase z y x"], *, periodic: bool
+) -> tuple[Float[Array, " z"], Float[Array, " z"]]:
+    """``<|rho(x + 1) - rho(x)|>`` and ``<rho>`` of every layer, rho being all phases together."""
+
+    def one(layer):
+        layer = jnp.minimum(sum(layer), 1.0)
+        step = jnp.sum(jnp.abs(layer[:, 1:] - layer[:, :-1]))
+        pairs = layer.shape[1] - 1
+        if periodic:
+            step, pairs = step + jnp.sum(jnp.abs(layer[:, 0] - layer[:, -1])), pairs + 1
+        return step / (layer.shape[0] * max(pairs, 1)), jnp.mean(layer)
+
+    return jax.lax.map(one, jnp.moveaxis(phases, 1, 0))
+
+
+def chords_nm(
+    surfaces: Float[Array, " z"], fraction: Float[Array, " z"], pixel_nm: Float[Array, ""]
+) -> tuple[Array, Array]:
+    """`mean_chords_nm` from what `surface_counts` found in every layer."""
+    counted = surfaces > 0
+    many = jnp.sum(counted)
+    total = jnp.where(many > 0, jnp.sum(surfaces), 1.0)
+    period = jnp.where(many > 0, 2 * pixel_nm * many / total, 1e6 * pixel_nm)
+    mean = jnp.sum(fraction * counted) / jnp.maximum(many, 1)
+    return jnp.where(many > 0, mean, 1.0) * period, period
+
+
 def mean_chords_nm(
     solid: Float[Array, "z y x"], pixel_nm: Float[Array, ""], *, periodic: bool
 ) -> tuple[Array, Array]:
@@ -55,14 +129,85 @@ def mean_chords_nm(
     layers in which there are surfaces at all: dense ground or open space above the specimen does
     not count. Without any surface both are a million pixels.
     """
-    closed = jnp.concatenate([solid, solid[..., :1]], axis=-1) if periodic else solid
-    surfaces = jnp.mean(jnp.abs(jnp.diff(closed, axis=-1)), axis=(-2, -1))
-    counted = surfaces > 0
-    many = jnp.sum(counted)
-    total = jnp.where(many > 0, jnp.sum(surfaces), 1.0)
-    period = jnp.where(many > 0, 2 * pixel_nm * many / total, 1e6 * pixel_nm)
-    fraction = jnp.sum(jnp.mean(solid, axis=(-2, -1)) * counted) / jnp.maximum(many, 1)
-    return jnp.where(many > 0, fraction, 1.0) * period, period
+    return chords_nm(*surface_counts(solid[None], periodic=periodic), pixel_nm)
+
+
+def plan_cuts(
+    thickness_nm: Float[Array, " slice"], geometry: Geometry, *, sublayers: int, below: int
+) -> Cuts:
+    """Sub-layers of all slices and of ``below`` nominal ones under the last face."""
+    thickness = jnp.concatenate([thickness_nm, jnp.broadcast_to(geometry.slice_nm, (below,))])
+    face = jnp.concatenate([jnp.zeros_like(thickness[:1]), jnp.cumsum(thickness)])
+    height = thickness / sublayers
+    depth = height[:, None] * (jnp.arange(sublayers) + 0.5)  # of centres, below the own face
+    lower = (depth + height[:, None] / 2 + face[:-1, None]).reshape(-1)
+    lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg)) / geometry.pixel_nm
+    whole = jnp.round(jax.lax.stop_gradient(face * lean))
+    part = face * lean - whole
+    return Cuts(
+        border_nm=jnp.concatenate([jnp.zeros_like(lower[:1]), lower]),
+        height_nm=height,
+        offset_px=depth * lean + part[:-1, None],
+        step_px=jnp.diff(whole).astype(jnp.int32),
+        part_px=part[:-1],
+    )
+
+
+def lean_layers(
+    mean: Float[Array, "phase sublayer y x"],
+    offset_px: Float[Array, " sublayer"],
+    *,
+    periodic: bool,
+) -> Float[Array, "phase sublayer y x"]:
+    """The sub-layers of one slice in the frame of the leaning beam of its face."""
+
+    def shear(layer):
+        values, offset = layer
+        # The interpolation overshoots at sharp edges.
+        return jnp.maximum(shift_lateral(values, offset, axis=-2, periodic=periodic), 0.0)
+
+    sheared = jax.lax.map(shear, (jnp.moveaxis(mean, 1, 0), offset_px))
+    sheared = jnp.moveaxis(sheared, 1, 0)
+    return sheared / jnp.maximum(sum(sheared), 1.0)
+
+
+def phase_shares(
+    mean: Float[Array, "slice phase sublayer y x"],
+    offset_px: Float[Array, "slice sublayer"],
+    *,
+    periodic: bool,
+) -> Float[Array, " phase"]:
+    """Mean fraction of each phase in the leaning layers; 1 where there is a single phase, since
+    only ratios count."""
+    if mean.shape[1] == 1:
+        return jnp.ones(1, mean.dtype)
+    return jnp.mean(slice_shares(mean, offset_px, periodic=periodic), 0)
+
+
+def slice_shares(
+    mean: Float[Array, "slice phase sublayer y x"],
+    offset_px: Float[Array, "slice sublayer"],
+    *,
+    periodic: bool,
+) -> Float[Array, "slice phase"]:
+    """Mean fraction of each phase in every slice."""
+
+    def one(inputs):
+        return jnp.mean(lean_layers(*inputs, periodic=periodic), (1, 2, 3))
+
+    return jax.lax.map(jax.checkpoint(one), (mean, offset_px))
+
+
+def texture_of(
+    phases: Float[Array, "phase z y x"],
+    shares: Float[Array, " phase"],
+    geometry: Geometry,
+    *,
+    periodic: bool,
+) -> Texture:
+    """`Texture` of a specimen whose ``shares`` are known."""
+    chord, period = chords_nm(*surface_counts(phases, periodic=periodic), geometry.pixel_nm)
+    return Texture(chord_nm=chord, period_nm=period, shares=shares)
 
 
 def mill_layers(
@@ -81,33 +226,21 @@ def mill_layers(
     last face; depths past the specimen's end repeat its last layer. Averages, not values at the
     layers' centres: what the beam crosses does not depend on how finely it is cut.
     """
-    thickness = jnp.concatenate([thickness_nm, jnp.broadcast_to(geometry.slice_nm, (below,))])
-    face = jnp.concatenate([jnp.zeros_like(thickness[:1]), jnp.cumsum(thickness)])
-    height = thickness / sublayers
-    depth = height[:, None] * (jnp.arange(sublayers) + 0.5)  # of centres, below the own face
-    lower = (depth + height[:, None] / 2 + face[:-1, None]).reshape(-1)
-    border = jnp.concatenate([jnp.zeros_like(lower[:1]), lower])
-    rho = jax.vmap(average_depth, in_axes=(0, None))(phases, border / voxel_z_nm)
-    lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg)) / geometry.pixel_nm
-    whole = jnp.round(jax.lax.stop_gradient(face * lean))
-    part = face * lean - whole
+    cuts = plan_cuts(thickness_nm, geometry, sublayers=sublayers, below=below)
+    mean = jax.vmap(average_depth, in_axes=(0, None))(phases, cuts.border_nm / voxel_z_nm)
+    count, _, *lateral = mean.shape
+    mean = mean.reshape(count, len(cuts.height_nm), sublayers, *lateral)
 
-    def shear(layer):
-        values, offset = layer
-        return shift_lateral(values, offset, axis=-2, periodic=periodic)
+    def lean(inputs):
+        return lean_layers(*inputs, periodic=periodic)
 
-    count, _, *lateral = rho.shape
-    offsets = jnp.tile((depth * lean + part[:-1, None]).reshape(-1), count)
-    sheared = jax.lax.map(shear, (rho.reshape(-1, *lateral), offsets))
-    # The interpolation overshoots at sharp edges.
-    sheared = jnp.maximum(sheared.reshape(count, len(thickness), sublayers, *lateral), 0.0)
-    filled = jnp.minimum(jnp.sum(phases, 0), 1.0)
-    chord, period = mean_chords_nm(filled, geometry.pixel_nm, periodic=periodic)
+    rho = jnp.moveaxis(jax.lax.map(lean, (jnp.moveaxis(mean, 1, 0), cuts.offset_px)), 0, 1)
+    texture = texture_of(phases, jnp.mean(rho, (1, 2, 3, 4)), geometry, periodic=periodic)
     return Layers(
-        rho=sheared / jnp.maximum(jnp.sum(sheared, 0), 1.0),
-        height_nm=height,
-        step_px=jnp.diff(whole).astype(jnp.int32),
-        part_px=part[:-1],
-        chord_nm=chord,
-        period_nm=period,
+        rho=rho,
+        height_nm=cuts.height_nm,
+        step_px=cuts.step_px,
+        part_px=cuts.part_px,
+        chord_nm=texture.chord_nm,
+        period_nm=texture.period_nm,
     )

@@ -47,15 +47,15 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from fibsim.instrument import Geometry
 from fibsim.interaction import Coefficients
-from fibsim.layers import Layers
+from fibsim.layers import Layers, Texture
 from fibsim.openness import View
 from fibsim.resample import filter_lateral, shift_lateral, shift_whole
 
-__all__ = ["Emission", "render_channel"]
+__all__ = ["Emission", "ground_scene", "render_channel", "render_slice", "shares_seen"]
 
 _SE_THROUGH = 1.35  # secondaries of electrons that come through walls, which cross more surfaces
 _ROUGH_NM = 9.0
@@ -72,13 +72,17 @@ class Emission:
     backscatter: Float[Array, "slice y x"]
 
 
-def _decay_mean(x: Array, y: Array | float) -> Array:
-    """``(exp(-x) - exp(-y)) / (y - x)``, the mean of ``exp(-x u - y (1 - u))`` over u in 0..1."""
+def _decay_mean(x: Array, pass_x: Array, y: Array | float, pass_y: Array | float) -> Array:
+    """``(exp(-x) - exp(-y)) / (y - x)``, the mean of ``exp(-x u - y (1 - u))`` over u in 0..1.
+
+    ``pass_x = exp(-x)`` and ``pass_y = exp(-y)`` are known already.
+    """
     difference = y - x
     near = jnp.abs(difference) < 0.02
     safe = jnp.where(near, 1.0, difference)
-    series = jnp.exp(-(x + y) / 2) * (1.0 + difference**2 / 24)
-    return jnp.where(near, series, (jnp.exp(-x) - jnp.exp(-y)) / safe)
+    d = difference
+    series = pass_x * (1.0 - d / 2 * (1.0 - d / 3 * (1.0 - d / 4 * (1.0 - d / 5))))
+    return jnp.where(near, series, (pass_x - pass_y) / safe)
 
 
 def _weighted(weights: Float[Array, " phase"], values: Float[Array, "phase ..."]) -> Array:
@@ -101,13 +105,14 @@ def _mixed(
     return k, jnp.where(some, emits / jnp.where(some, k, 1.0), 0.0)
 
 
-def _shares_seen(view: View, layers: Layers, c: Coefficients) -> tuple[Array, Array, Array]:
+def shares_seen(view: View, layers: Texture, c: Coefficients) -> tuple[Array, Array, Array]:
     """Factors on B, on S and of ``delta b B`` in S, of what lies behind each face's open area."""
     transparent = 1.0 - jnp.exp(-c.wall_transparency * c.depth_nm / layers.chord_nm)
     fade = jnp.exp(-view.depth_nm / (c.return_depth * layers.period_nm))
     through = (1.0 - view.open) * transparent * fade
     wall_b = 1.0 - (1.0 - c.wall_emission) * jnp.exp(-c.depth_nm / _ROUGH_NM)
-    secant = jnp.minimum(view.secant, _STEEPEST) ** c.se_incidence
+    # exp and log: several times as fast as a power. A secant is never 0.
+    secant = jnp.exp(c.se_incidence * jnp.log(jnp.minimum(view.secant, _STEEPEST)))
     behind = 1.0 - view.face
     seen_b = view.face + behind * (wall_b * view.open + through)
     seen_s = view.face + behind * c.wall_emission * view.open * secant
@@ -119,7 +124,10 @@ def _emission_factors(
 ) -> tuple[Array, Array]:
     """g_b and g_s of the module docstring for every slice."""
     width = c.edge_nm / geometry.pixel_nm
-    dense = _weighted(c.bse_attenuation / jnp.max(c.bse_attenuation), mean_rho)
+    # Of a single phase this is the same for all channels, so its spectrum is computed once.
+    dense = mean_rho[0]
+    if len(mean_rho) > 1:
+        dense = _weighted(c.bse_attenuation / jnp.max(c.bse_attenuation), mean_rho)
     near = filter_lateral(dense, lambda q2: jnp.exp(-q2 * width**2 / 2), periodic=periodic)
     edge = 1.0 + c.edge_gain * jnp.maximum(dense - near, 0.0)
     one = jnp.ones((), jnp.int32)
@@ -128,6 +136,101 @@ def _emission_factors(
     lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg))
     facing = c.bse_incidence * lean * width * (before - after) / 2
     return jnp.maximum(edge + facing, 0.0), edge
+
+
+def ground_scene(
+    deepest: Float[Array, "phase y x"], coefficients: Coefficients
+) -> tuple[Array, Array]:
+    """B and S under the deepest layer: of a half-space of each phase, in that layer's mean
+    fractions, which is right for dense ground, dark for open space and the mean between them
+    otherwise."""
+    c, ground = coefficients, jnp.mean(deepest, (-2, -1))
+    ones = jnp.ones_like(deepest[0])
+    return (
+        jnp.sum(c.eta * ground) * ones,
+        jnp.sum(c.delta * (1.0 + c.se_by_bse * c.eta) * ground) * ones,
+    )
+
+
+def render_slice(
+    scene: tuple[Array, Array],
+    rho: Float[Array, "phase sublayer y x"],
+    height_nm: Float[Array, ""],
+    step_px: Int[Array, ""],
+    seen: Float[Array, "3 y x"],
+    seen_below: Float[Array, "3 y x"],
+    shares: Float[Array, " phase"],
+    coefficients: Coefficients,
+    geometry: Geometry,
+    *,
+    periodic: bool,
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Lay one slice over B and S of the slice below, for one channel.
+
+    Args:
+        scene: B and S at the top of the slice below, in its frame.
+        rho: the slice's fractions.
+        height_nm: of its sub-layers.
+        step_px: from its frame to that of the slice below.
+        seen: `shares_seen` of its face.
+        seen_below: of the face below; (1, 1, 0) where nothing is known to be hidden.
+        shares: mean fractions of the phases in the specimen.
+
+    Returns:
+        B and S at the top of the slice, and what is seen of them.
+    """
+    c = coefficients
+    # Python sums of a few arrays join what follows in one loop, reductions would not.
+    mean_rho = sum(jnp.moveaxis(rho, 1, 0)) / rho.shape[1]
+    bse_factor, se_factor = _emission_factors(mean_rho, c, geometry, periodic)
+    filled = sum(mean_rho)
+    # What comes through walls has met all phases.
+    release = c.se_by_bse * jnp.sum(shares * c.delta) / jnp.maximum(jnp.sum(shares), _TINY)
+
+    def blur(image, variance):
+        return filter_lateral(image, lambda q2: jnp.exp(-q2 * variance / 2), periodic=periodic)
+
+    def terms(rho):
+        """Of one layer: what it adds to B and S, and which part of them it lets through."""
+        thickness_nm = rho * height_nm
+        k_b, eta = _mixed(c.eta, c.bse_attenuation, thickness_nm)
+        k_s, delta = _mixed(c.delta, c.se_attenuation, thickness_nm)
+        pass_b, pass_s = jnp.exp(-k_b), jnp.exp(-k_s)
+        own_b = eta * bse_factor * (1.0 - pass_b)
+        # Secondaries of the layer: released by the beam, by backscatter of the layer itself, and
+        # by what comes from below, each averaged over the layer.
+        released = delta * se_factor * k_s
+        below = _decay_mean(k_b, pass_b, k_s, pass_s)
+        alone = _decay_mean(k_s, pass_s, 0.0, 1.0)
+        itself = eta * bse_factor * (alone - below)
+        own_s = released * (alone + c.se_by_bse * itself)
+        by_back = released * c.se_by_bse * below
+        return own_b, pass_b, own_s, pass_s, by_back
+
+    def lay(scene, layer):
+        back, second = scene
+        own_b, pass_b, own_s, pass_s, by_back = layer
+        return own_b + pass_b * back, own_s + by_back * back + pass_s * second
+
+    scene = jnp.concatenate([jnp.stack(scene), seen_below])
+    back, second, *share = shift_whole(scene, step_px, axis=-2, periodic=periodic)
+    # Solid laid over a pore closes it.
+    through = release * share[2] * back
+    second = second + filled * ((share[1] * second + through) * share[0] - second)
+    back = back + filled * (share[0] ** _CLOSING - 1.0) * back
+    # The beam spreads in the solid that it crosses, so only under solid is the view blurred.
+    # Once per slice: as wide as the slice is thick, whatever its number of sub-layers.
+    variance = c.spread * height_nm * rho.shape[1] / geometry.pixel_nm**2
+    spread = jnp.stack([blur(back, v) - back for v in variance])
+    back = back + _weighted(jnp.ones_like(variance), mean_rho * spread)
+    lower = jnp.moveaxis(rho[:, 1:], 1, 0)
+    scene, _ = jax.lax.scan(
+        lambda scene, rho: (lay(scene, terms(rho)), None), (back, second), lower, reverse=True
+    )
+    back, second = scene
+    visible = (back * seen[0], second * seen[1] + release * seen[2] * back)
+    top = terms(rho[:, 0])
+    return lay(scene, top), lay(visible, top)
 
 
 def render_channel(
@@ -141,75 +244,22 @@ def render_channel(
 ) -> Emission:
     """Run the recurrence for one channel (no channel axis) and return the first faces.
 
-    The scan starts under the deepest layer with the signal of a half-space of each phase, in the
-    mean fractions of that layer, which is right for dense ground, dark for open space and the
-    mean between them otherwise.
+    The scan starts under the deepest layer with `ground_scene`.
     """
     c = coefficients
-    mean_rho = jnp.mean(layers.rho, 2)
-    bse_factor, se_factor = (g[:, None] for g in _emission_factors(mean_rho, c, geometry, periodic))
-    filled = jnp.mean(layers.filled, 1)
-
-    # All that does not depend on the carry is computed for the whole volume at once, so that a
-    # step of the scan is a few multiply-adds: fast forward, and little to store for the gradient.
-    thickness_nm = layers.rho * layers.height_nm[:, None, None, None]
-    k_b, eta = _mixed(c.eta, c.bse_attenuation, thickness_nm)
-    k_s, delta = _mixed(c.delta, c.se_attenuation, thickness_nm)
-    pass_b, pass_s = jnp.exp(-k_b), jnp.exp(-k_s)
-    own_b = eta * bse_factor * (1.0 - pass_b)
-    # Secondaries of the layer: released by the beam, by backscatter of the layer itself, and by
-    # what comes from below, each averaged over the layer.
-    released = delta * se_factor * k_s
-    below = _decay_mean(k_b, k_s)
-    alone = _decay_mean(k_s, 0.0)
-    itself = eta * bse_factor * (alone - below)
-    own_s = released * (alone + c.se_by_bse * itself)
-    by_back = released * c.se_by_bse * below
-    seen = jnp.stack(_shares_seen(view, layers, c), axis=1)
-    # What comes through walls has met all phases.
-    shares = jnp.mean(mean_rho, (1, 2, 3))
-    release = c.se_by_bse * jnp.sum(shares * c.delta) / jnp.maximum(jnp.sum(shares), _TINY)
-
-    def blur(image, variance):
-        return filter_lateral(image, lambda q2: jnp.exp(-q2 * variance / 2), periodic=periodic)
-
-    def lay(scene, layer):
-        back, second = scene
-        own_b, pass_b, own_s, pass_s, by_back = layer
-        return (own_b + pass_b * back, own_s + by_back * back + pass_s * second), None
-
-    def one_slice(carry, inputs):
-        terms, rho, filled, seen, seen_below, thickness, step = inputs
-        scene = jnp.concatenate([jnp.stack(carry), seen_below])
-        back, second, *share = shift_whole(scene, step, axis=-2, periodic=periodic)
-        # Solid laid over a pore closes it.
-        through = release * share[2] * back
-        second = second + filled * ((share[1] * second + through) * share[0] - second)
-        back = back + filled * (share[0] ** _CLOSING - 1.0) * back
-        # The beam spreads in the solid that it crosses, so only under solid is the view blurred.
-        # Once per slice: as wide as the slice is thick, whatever its number of sub-layers.
-        variance = c.spread * thickness / geometry.pixel_nm**2
-        spread = jnp.stack([blur(back, v) - back for v in variance])
-        back = back + _weighted(jnp.ones_like(variance), rho * spread)
-        lower = jax.tree.map(lambda t: t[1:], terms)
-        (back, second), _ = jax.lax.scan(lay, (back, second), lower, reverse=True)
-        top = jax.tree.map(lambda t: t[0], terms)
-        visible = (back * seen[0], second * seen[1] + release * seen[2] * back)
-        return lay((back, second), top)[0], lay(visible, top)[0]
-
-    ground = jnp.mean(layers.rho[:, -1, -1], (-2, -1))
-    ones = jnp.ones_like(filled[-1])
-    start = (
-        jnp.sum(c.eta * ground) * ones,
-        jnp.sum(c.delta * (1.0 + c.se_by_bse * c.eta) * ground) * ones,
-    )
-    thickness = layers.height_nm * layers.rho.shape[2]
-    terms = (own_b, pass_b, own_s, pass_s, by_back)
+    shares = jnp.mean(layers.rho, (1, 2, 3, 4))
+    texture = Texture(chord_nm=layers.chord_nm, period_nm=layers.period_nm, shares=shares)
+    seen = jnp.stack(shares_seen(view, texture, c), axis=1)
     # Under the deepest slice nothing is known to be hidden: all is seen.
     open_ground = jnp.zeros_like(seen[:1]).at[:, :2].set(1.0)
     seen_below = jnp.concatenate([seen[1:], open_ground])
-    by_slice = jnp.moveaxis(mean_rho, 0, 1)
-    xs = (terms, by_slice, filled, seen, seen_below, thickness, layers.step_px)
+
+    def one_slice(scene, inputs):
+        return render_slice(scene, *inputs, shares, c, geometry, periodic=periodic)
+
+    start = ground_scene(layers.rho[:, -1, -1], c)
+    by_slice = jnp.moveaxis(layers.rho, 1, 0)
+    xs = (by_slice, layers.height_nm, layers.step_px, seen, seen_below)
     _, images = jax.lax.scan(one_slice, start, xs, reverse=True)
 
     def back_on_grid(inputs):

@@ -1,30 +1,105 @@
 """Interpolation and Gaussian filtering of images and volumes, differentiable in every number."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-__all__ = ["average_depth", "filter_lateral", "sample_depth", "shift_lateral", "shift_whole"]
+__all__ = [
+    "average_depth",
+    "average_window",
+    "filter_lateral",
+    "sample_depth",
+    "shift_lateral",
+    "shift_whole",
+]
 
 
-def _window(values: Array, start: Array, axis: int, periodic: bool) -> Array:
-    """``values[start - 1 : start + size + 2]`` along an axis, periodic or with held ends.
+def _positions(size: int, start: Array, periodic: bool) -> Array:
+    """Indices ``start .. start + size - 1``, wrapped or held at the ends."""
+    index = jnp.arange(size, dtype=jnp.int32) + start.astype(jnp.int32)
+    return index % size if periodic else jnp.clip(index, 0, size - 1)
 
-    A slice of an extended copy, not a gather: its gradient is a slice update, where that of a
-    gather is a scatter, many times slower on CPUs.
+
+def _gathered(values: Array, start: Array, axis: int, periodic: bool) -> Array:
+    """``values[start : start + size]`` along an axis, periodic or with held ends.
+
+    Whole rows or runs of columns are read, which fuses with what follows.
     """
-    size = values.shape[axis]
+    index = _positions(values.shape[axis], start, periodic)
+    return jnp.take(values, index, axis=axis, mode="clip")
+
+
+def _spread(cotangent: Array, start: Array, axis: int, periodic: bool) -> Array:
+    """Transpose of `_gathered`, by reading: the transpose of a gather is a scatter, many times
+    slower on CPUs."""
+    size = cotangent.shape[axis]
     if periodic:
-        extended = jnp.concatenate(
-            [values, values, jax.lax.slice_in_dim(values, 0, min(3, size), axis=axis)], axis
-        )
-        begin = (start - 1) % size
-    else:
-        width = [(0, 0)] * values.ndim
-        width[axis] = (size + 1, size + 2)
-        extended = jnp.pad(values, width, mode="edge")
-        begin = jnp.clip(start, -size, size) + size
-    return jax.lax.dynamic_slice_in_dim(extended, begin, size + 3, axis)
+        return _gathered(cotangent, -start, axis, True)
+    # Position j is read at i = j - start if that is inside; the ends also by all that is beyond.
+    back = jnp.arange(size, dtype=jnp.int32) - start.astype(jnp.int32)
+    inside = (back >= 0) & (back < size)
+    shape = [1] * cotangent.ndim
+    shape[axis] = size
+    read = jnp.take(cotangent, jnp.clip(back, 0, size - 1), axis=axis, mode="clip")
+    out = jnp.where(inside.reshape(shape), read, 0)
+    from_there = jnp.arange(size, dtype=jnp.int32) + start.astype(jnp.int32)
+
+    def total(beyond):
+        return jnp.sum(jnp.where(beyond.reshape(shape), cotangent, 0), axis, keepdims=True)
+
+    place = jnp.arange(size).reshape(shape)
+    first = jnp.where(place == 0, total(from_there < 0), 0)
+    last = jnp.where(place == size - 1, total(from_there > size - 1), 0)
+    return out + first + last
+
+
+def _keys_weights(t: Array) -> tuple[Array, ...]:
+    return (
+        0.5 * (-t + 2 * t**2 - t**3),
+        0.5 * (2 - 5 * t**2 + 3 * t**3),
+        0.5 * (t + 4 * t**2 - 3 * t**3),
+        0.5 * (-(t**2) + t**3),
+    )
+
+
+def _keys_slopes(t: Array) -> tuple[Array, ...]:
+    return (
+        0.5 * (-1 + 4 * t - 3 * t**2),
+        0.5 * (-10 * t + 9 * t**2),
+        0.5 * (1 + 8 * t - 9 * t**2),
+        0.5 * (-2 * t + 3 * t**2),
+    )
+
+
+def _shift_parts(shift_px: Array) -> tuple[Array, Array]:
+    whole = jnp.floor(shift_px)
+    return whole.astype(jnp.int32) - 1, shift_px - whole
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shift_lateral(values, shift_px, axis, periodic):
+    start, t = _shift_parts(shift_px)
+    taps = (_gathered(values, start + k, axis, periodic) for k in range(4))
+    return sum(w * tap for w, tap in zip(_keys_weights(t), taps, strict=True))
+
+
+def _shift_lateral_forward(values, shift_px, axis, periodic):
+    return _shift_lateral(values, shift_px, axis, periodic), (values, shift_px)
+
+
+def _shift_lateral_backward(axis, periodic, kept, cotangent):
+    values, shift_px = kept
+    start, t = _shift_parts(shift_px)
+    weights, slopes = _keys_weights(t), _keys_slopes(t)
+    back = sum(w * _spread(cotangent, start + k, axis, periodic) for k, w in enumerate(weights))
+    moved = sum(s * _gathered(values, start + k, axis, periodic) for k, s in enumerate(slopes))
+    return back, jnp.sum(moved * cotangent)
+
+
+_shift_lateral.defvjp(_shift_lateral_forward, _shift_lateral_backward)
 
 
 def shift_lateral(
@@ -34,31 +109,37 @@ def shift_lateral(
 
     Catmull-Rom weights (doi 10.1109/TASSP.1981.1163711) keep fine detail that linear
     interpolation would blur away when a shift is repeated from slice to slice, and are
-    continuously differentiable in the shift. Outside, periodic or edge values. The axis must be
-    at least 3 pixels long. For many shifts at once use `jax.lax.map`.
+    continuously differentiable in the shift. Outside, periodic or edge values. For many shifts
+    at once use `jax.lax.map`.
     """
-    axis = axis % values.ndim
-    whole = jnp.floor(shift_px)
-    t = shift_px - whole
-    window = _window(values, whole.astype(jnp.int32), axis, periodic)
-    weights = (
-        0.5 * (-t + 2 * t**2 - t**3),
-        0.5 * (2 - 5 * t**2 + 3 * t**3),
-        0.5 * (t + 4 * t**2 - 3 * t**3),
-        0.5 * (-(t**2) + t**3),
-    )
-    size = values.shape[axis]
-    parts = (jax.lax.slice_in_dim(window, k, k + size, axis=axis) for k in range(4))
-    return sum(w * part for w, part in zip(weights, parts, strict=True))
+    shift_px = jnp.asarray(shift_px, values.dtype)
+    return _shift_lateral(values, shift_px, axis % values.ndim, periodic)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shift_whole(values, shift_px, axis, periodic):
+    return _gathered(values, shift_px, axis, periodic)
+
+
+def _shift_whole_backward(axis, periodic, shift_px, cotangent):
+    nothing = np.zeros(shift_px.shape, jax.dtypes.float0)
+    return _spread(cotangent, shift_px, axis, periodic), nothing
+
+
+_shift_whole.defvjp(
+    lambda values, shift_px, axis, periodic: (
+        _gathered(values, shift_px, axis, periodic),
+        shift_px,
+    ),
+    _shift_whole_backward,
+)
 
 
 def shift_whole(
     values: Float[Array, "... y x"], shift_px: Int[Array, ""], *, axis: int, periodic: bool
 ) -> Array:
     """``out[i] = values[i + shift_px]`` for whole pixels, exact; borders as in `shift_lateral`."""
-    axis = axis % values.ndim
-    window = _window(values, shift_px.astype(jnp.int32), axis, periodic)
-    return jax.lax.slice_in_dim(window, 1, 1 + values.shape[axis], axis=axis)
+    return _shift_whole(values, jnp.asarray(shift_px, jnp.int32), axis % values.ndim, periodic)
 
 
 def sample_depth(volume: Float[Array, "z y x"], index: Float[Array, " n"]) -> Array:
@@ -70,26 +151,101 @@ def sample_depth(volume: Float[Array, "z y x"], index: Float[Array, " n"]) -> Ar
     return (1 - t) * volume[low] + t * volume[jnp.minimum(low + 1, last)]
 
 
+def _exclusive_sums(images: Float[Array, "z y x"], first: Array, *, reverse: bool) -> Array:
+    """``first`` plus all images before (``reverse``: after) each one."""
+
+    def add(total, image):
+        return total + image, total
+
+    # A scan: jnp.cumsum becomes a windowed sum on CPUs, many times slower.
+    return jax.lax.scan(add, first, images, reverse=reverse)[1]
+
+
 def average_depth(volume: Float[Array, "z y x"], border: Float[Array, " n+1"]) -> Array:
     """Mean of the volume between consecutive borders (in layers; layer i is i..i+1); n of them.
 
-    Exact for voxels of constant value: the integral from the top is linear between their
-    borders. Past the ends the first and the last layer go on.
+    Exact for voxels of constant value: the integral is linear between their borders. Past the
+    ends the first and the last layer go on.
     """
-    last = volume.shape[0]
+    low = jnp.floor(border).astype(jnp.int32)
+    nothing = jnp.zeros_like(volume[0])
+    return average_window(volume, nothing, border, jnp.clip(low, 0, volume.shape[0] - 1), 0)[0]
 
-    def add(total, layer):
-        return total + layer, total
 
-    # A scan: jnp.cumsum becomes a windowed sum on CPUs, many times slower.
-    _, total = jax.lax.scan(add, jnp.zeros_like(volume[0]), volume)
+def average_window(
+    window: Float[Array, "z y x"],
+    beneath: Float[Array, "y x"],
+    border: Float[Array, " n+1"],
+    low: Int[Array, " n+1"],
+    first: Int[Array, ""] | int,
+) -> tuple[Array, Array]:
+    """`average_depth` for a window of a volume: what lies deeper enters by its sum alone.
 
-    inside = jnp.clip(border, 0.0, last)
-    low = jnp.clip(jnp.floor(inside).astype(jnp.int32), 0, last - 1)
-    part, outside = (v[:, None, None] for v in (inside - low, border - inside))
-    beyond = jnp.where(outside > 0, volume[-1], volume[0]) * outside
-    integral = total[low] + part * volume[low] + beyond
-    return jnp.diff(integral, axis=0) / jnp.diff(border)[:, None, None]
+    The integral of all that is deeper than b is ``sum of the layers below l + (l + 1 - b) v[l]``
+    with l the layer of b (`layer_of`), also past the ends.
+
+    Args:
+        window: layers ``first .. first + z - 1`` of the volume.
+        beneath: sum of all deeper layers.
+        border: borders in layers of the volume.
+        low: the layer that each border lies in, inside the window.
+        first: index of the window's first layer.
+
+    Returns:
+        Means ``(n, y, x)``, and the sum of all layers deeper than the first border's.
+    """
+    mean = _average(window, beneath, border, low - first, first)
+    deeper = _exclusive_sums(window, beneath, reverse=True)
+    return mean, deeper[low[0] - first]
+
+
+def _rows(values: Array, index: Array) -> Array:
+    return jnp.take(values, index, axis=0, mode="clip")
+
+
+@jax.custom_vjp
+def _average(window, beneath, border, low, first):
+    deeper = _exclusive_sums(window, beneath, reverse=True)
+    left = (low + first + 1) - border
+    integral = _rows(deeper, low) + left[:, None, None] * _rows(window, low)
+    return -jnp.diff(integral, axis=0) / jnp.diff(border)[:, None, None]
+
+
+def _average_forward(window, beneath, border, low, first):
+    return _average(window, beneath, border, low, first), (window, beneath, border, low, first)
+
+
+def _average_backward(kept, cotangent):
+    """The transpose of a mean over layers is again an integral over a piecewise constant: of the
+    cotangent, between the borders of the voxels. So it needs no scatter either."""
+    window, beneath, border, low, first = kept
+    height = jnp.diff(border)
+    mean = _average(window, beneath, border, low, first)
+    each = jnp.stack(
+        [
+            jnp.sum(cotangent * mean, (1, 2)),
+            jnp.sum(cotangent * _rows(window, low[:-1]), (1, 2)),
+            jnp.sum(cotangent * _rows(window, low[1:]), (1, 2)),
+        ]
+    )
+    each = each / height
+    none = jnp.zeros(1, each.dtype)
+    to_border = jnp.concatenate([each[0] - each[1], none]) + jnp.concatenate(
+        [none, each[2] - each[0]]
+    )
+    count = window.shape[0]
+    edge = jnp.arange(1, count, dtype=border.dtype) + first
+    edge = jnp.clip(edge, border[0], border[-1])
+    edge = jnp.concatenate([border[:1], edge, border[-1:]])
+    cell = jnp.clip(jnp.searchsorted(border, edge, side="right") - 1, 0, len(height) - 1)
+    part = (edge - border[cell]) / height[cell]
+    before = _exclusive_sums(cotangent, jnp.zeros_like(cotangent[0]), reverse=False)
+    integral = _rows(before, cell) + part[:, None, None] * _rows(cotangent, cell)
+    no_int = (np.zeros(low.shape, jax.dtypes.float0), np.zeros(np.shape(first), jax.dtypes.float0))
+    return jnp.diff(integral, axis=0), jnp.zeros_like(beneath), to_border, *no_int
+
+
+_average.defvjp(_average_forward, _average_backward)
 
 
 def _frequencies_squared(shape: tuple[int, int], dtype) -> Array:

@@ -9,16 +9,13 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fibsim.detector import grey_value, mix_signal, probe_blur
+from fibsim.chain import first_scene, image_slices, with_slices_below
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument
-from fibsim.interaction import channel_coefficients
-from fibsim.layers import mill_layers
-from fibsim.milling import Milling, apply_shading, displace, nominal_milling, sample_milling
+from fibsim.layers import lean_layers, phase_shares, plan_cuts, texture_of
+from fibsim.milling import Milling, displace, nominal_milling, sample_milling
 from fibsim.noise import noise_variance, sample_grey
-from fibsim.openness import face_views
-from fibsim.render import render_channel
-from fibsim.resample import sample_depth
+from fibsim.resample import average_depth, sample_depth
 from fibsim.specimens.specimen import Specimen, phase_fractions
 
 __all__ = [
@@ -127,32 +124,28 @@ def expected_stack(
 @functools.partial(jax.jit, static_argnames=("num_slices", "sublayers", "below_slices"))
 def _expected_stack(specimen, instrument, milling, *, num_slices, sublayers, below_slices):
     geometry, periodic = instrument.geometry, specimen.periodic
-    layers = mill_layers(
-        phase_fractions(specimen, instrument.num_phases),
-        milling.thickness_nm,
-        geometry,
-        voxel_z_nm=specimen.voxel_nm[0],
-        sublayers=sublayers,
-        below=below_slices,
+    phases = phase_fractions(specimen, instrument.num_phases)
+    cuts = plan_cuts(milling.thickness_nm, geometry, sublayers=sublayers, below=below_slices)
+    borders = cuts.border_nm / specimen.voxel_nm[0]
+    mean = jax.vmap(average_depth, in_axes=(0, None))(phases, borders)
+    count, _, *lateral = mean.shape
+    slices = num_slices + below_slices
+    mean = jnp.moveaxis(mean.reshape(count, slices, sublayers, *lateral), 1, 0)
+    lean = functools.partial(lean_layers, periodic=periodic)
+    shares = phase_shares(mean, cuts.offset_px, periodic=periodic)
+    texture = texture_of(phases, shares, geometry, periodic=periodic)
+    scene = first_scene(lean(mean[-1, :, -1:], cuts.offset_px[-1, -1:])[:, 0], instrument)
+    _, grey = image_slices(
+        scene,
+        mean,
+        cuts,
+        with_slices_below(milling, below_slices),
+        jnp.arange(slices) < num_slices,
+        texture,
+        instrument,
         periodic=periodic,
     )
-    view = face_views(layers, geometry, periodic=periodic)
-
-    def channel(inputs):
-        coefficients, response = inputs
-        emission = render_channel(
-            layers, view, coefficients, geometry, num_slices=num_slices, periodic=periodic
-        )
-        signal = mix_signal(emission.secondary, emission.backscatter, response.se_fraction)
-        signal = probe_blur(signal, response.probe_nm, geometry.pixel_nm, periodic=periodic)
-        signal = displace(signal, milling, geometry.pixel_nm, periodic=periodic)
-        grey = grey_value(apply_shading(signal, milling), response.gain, response.offset)
-        return grey + milling.line[:, :, None]
-
-    # One channel after the other: memory stays that of one, and one keeps the cores busy.
-    # Its backward pass computes the channel again instead of storing its inner arrays.
-    inputs = (channel_coefficients(instrument), instrument.detector)
-    return jax.lax.map(jax.checkpoint(channel), inputs)
+    return jnp.moveaxis(grey[:num_slices], 1, 0)
 
 
 def add_noise(

@@ -1,0 +1,147 @@
+"""The forward model slice by slice: from layers of the specimen to grey values of all channels.
+
+What a face shows depends on its own slice and on what is seen from the face below, so the whole
+chain, from the cut through the specimen to the grey value, is one scan from the deepest slice
+upwards. Its carry is a `Scene`: memory beyond the specimen and the images is that of one slice,
+its arrays stay in the cache, and a volume may come in slabs (`fibsim.slabs`).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fibsim.detector import grey_value, mix_signal, probe_blur
+from fibsim.instrument import Instrument
+from fibsim.interaction import Coefficients, channel_coefficients
+from fibsim.layers import Cuts, Texture, lean_layers
+from fibsim.milling import Milling, apply_shading
+from fibsim.openness import face_view, lay_depth
+from fibsim.render import ground_scene, render_slice, shares_seen
+from fibsim.resample import shift_lateral
+
+__all__ = ["Scene", "first_scene", "image_slices", "with_slices_below"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scene:
+    """All that a slice needs to know of what lies below it, in the frame of the face below.
+
+    Attributes:
+        back, second: B and S of `fibsim.render`.
+        seen: `fibsim.render.shares_seen` of the face below.
+        depth_nm: its depth map (`fibsim.openness`).
+    """
+
+    back: Float[Array, "channel y x"]
+    second: Float[Array, "channel y x"]
+    seen: Float[Array, "channel 3 y x"]
+    depth_nm: Float[Array, "y x"]
+
+
+def first_scene(deepest: Float[Array, "phase y x"], instrument: Instrument) -> Scene:
+    """Under the deepest layer, whose fractions are given in the beam's frame.
+
+    Nothing is known to be hidden there: all is seen, and solid is taken to begin.
+    """
+    coefficients = channel_coefficients(instrument)
+    back, second = jax.vmap(ground_scene, in_axes=(None, 0))(deepest, coefficients)
+    nothing = jnp.zeros_like(back)
+    seen = jnp.stack([jnp.ones_like(back), jnp.ones_like(back), nothing], axis=1)
+    return Scene(back=back, second=second, seen=seen, depth_nm=nothing[0])
+
+
+def with_slices_below(milling: Milling, below: int) -> Milling:
+    """A row for every slice of `plan_cuts`; those below the last face are never imaged."""
+
+    def extend(leaf):
+        return jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (below, *leaf.shape[1:]))])
+
+    return jax.tree.map(extend, milling)
+
+
+def image_slices(
+    scene: Scene,
+    mean: Float[Array, "slice phase sublayer y x"],
+    cuts: Cuts,
+    milling: Milling,
+    imaged: Array,
+    texture: Texture,
+    instrument: Instrument,
+    *,
+    periodic: bool,
+) -> tuple[Scene, Float[Array, "slice channel y x"]]:
+    """Lay slices over a scene, the last one first, and record their faces.
+
+    Args:
+        scene: what lies below them.
+        mean: the specimen's fractions, averaged over each sub-layer.
+        cuts, milling: their rows belong to these slices; ``cuts.border_nm`` is not used.
+        imaged: whether a slice's face is recorded; ``(slice,)``. The others' images are zero.
+        texture: of the whole specimen.
+        instrument: the microscope.
+        periodic: whether opposite borders of an image fit together.
+
+    Returns:
+        The scene above them, and their expected grey values.
+    """
+    geometry = instrument.geometry
+    coefficients: Coefficients = channel_coefficients(instrument)
+
+    # A gradient computes each slice again from the scene below it: what is stored for it is one
+    # scene per slice.
+    def one_slice(scene: Scene, inputs):
+        mean, height_nm, offset_px, step_px, part_px, faults, imaged = inputs
+        drift_px = faults.drift_nm[0] / geometry.pixel_nm
+        rho = lean_layers(mean, offset_px, periodic=periodic)
+        filled = sum(rho)
+        depth = lay_depth(scene.depth_nm, filled, height_nm, step_px, periodic=periodic)
+        view = face_view(depth, filled[0], geometry, periodic=periodic)
+
+        def channel(c, response, back, second, seen_below):
+            seen = jnp.stack(shares_seen(view, texture, c))
+            above, visible = render_slice(
+                (back, second),
+                rho,
+                height_nm,
+                step_px,
+                seen,
+                seen_below,
+                texture.shares,
+                c,
+                geometry,
+                periodic=periodic,
+            )
+
+            def focus(visible):
+                backscatter, secondary = (
+                    jnp.maximum(shift_lateral(v, -part_px, axis=-2, periodic=periodic), 0.0)
+                    for v in visible
+                )
+                signal = mix_signal(secondary, backscatter, response.se_fraction)
+                signal = probe_blur(signal, response.probe_nm, geometry.pixel_nm, periodic=periodic)
+                return shift_lateral(signal, -drift_px[0], axis=-2, periodic=periodic)
+
+            def record(signal):
+                signal = shift_lateral(signal, -drift_px[1], axis=-1, periodic=periodic)
+                shaded = apply_shading(signal[None], faults)
+                grey = grey_value(shaded, response.gain, response.offset)
+                return (grey + faults.line[:, :, None])[0]
+
+            # Two branches and not one: XLA would compute the first shift anew in each of the
+            # second's four terms.
+            signal = jax.lax.cond(imaged, focus, lambda v: jnp.zeros_like(v[0]), visible)
+            grey = jax.lax.cond(imaged, record, jnp.zeros_like, signal)
+            return *above, seen, grey
+
+        back, second, seen, grey = jax.vmap(channel)(
+            coefficients, instrument.detector, scene.back, scene.second, scene.seen
+        )
+        return Scene(back=back, second=second, seen=seen, depth_nm=depth), grey
+
+    faults = jax.tree.map(lambda leaf: leaf[:, None], milling)
+    xs = (mean, cuts.height_nm, cuts.offset_px, cuts.step_px, cuts.part_px, faults, imaged)
+    body = jax.checkpoint(one_slice, prevent_cse=False)
+    return jax.lax.scan(body, scene, xs, reverse=True)
