@@ -1,6 +1,7 @@
 """What the fidelity experiments share: noise-free yields of the forward model, and their fit.
 
-Both image voxels of 2 nm with pixels of 4 nm, slices of 10 nm and a probe of 1.5 nm.
+Voxels of 2 nm are imaged with pixels of 4 nm, slices of 10 nm and a probe of 1.5 nm: the forward
+model runs on the voxels, and a pixel is the mean of the four that it covers.
 """
 
 import dataclasses
@@ -9,10 +10,11 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
+from scipy.optimize import least_squares
 
 from fibsim.detector import probe_blur
-from fibsim.fit.unknowns import Unknown
+from fibsim.fit.unknowns import Unknown, apply_unknowns, start_point
 from fibsim.instrument import Instrument, Interaction
 from fibsim.interaction import channel_coefficients
 from fibsim.layers import mill_layers
@@ -22,26 +24,22 @@ from fibsim.render import render_channel
 VOXEL_NM, PIXEL_NM, SLICE_NM, PROBE_NM = 2.0, 4.0, 10.0, 1.5
 # The physical numbers, shared by all voltages and both signals; all are positive.
 FREE = {
-    f"interaction.{field.name}": Unknown(transform="log", prior_sd=1.0)
+    f"interaction.{field.name}": Unknown(transform="log", prior_sd=0.5)
     for field in dataclasses.fields(Interaction)
 }
+_STEP = 0.04  # relative, for slopes by differences
+_PRIOR = 1e-3  # weight of the priors beside the mean square of the residuals
 
 
-@functools.partial(jax.jit, static_argnames=("faces", "below"))
-def render(
-    phases: jax.Array, instrument: Instrument, faces: Sequence[int], below: int
-) -> jax.Array:
-    """Noise-free yields ``(voltage, SE or BSE, face, y, x)`` of the slices named in ``faces``.
-
-    ``phases`` are volume fractions ``(phase, z, y, x)``, ``below`` the slices under the last face.
-    """
+@functools.partial(jax.jit, static_argnames=("faces", "below", "sublayers"))
+def _render(phases, instrument, faces, below, sublayers):
     geometry, slices = instrument.geometry, max(faces) + 1
     layers = mill_layers(
         phases,
         jnp.full(slices, SLICE_NM),
         geometry,
         voxel_z_nm=VOXEL_NM,
-        sublayers=3,
+        sublayers=sublayers,
         below=below,
         periodic=True,
     )
@@ -57,19 +55,78 @@ def render(
     return jax.lax.map(channel, channel_coefficients(instrument))
 
 
-def unexplained(model: jax.Array, seen: jax.Array) -> jax.Array:
-    """Share of the variance that a gain and an offset leave, ``(voltage, SE or BSE)``."""
+def render(
+    phases: jax.Array,
+    instrument: Instrument,
+    faces: Sequence[int],
+    below: int,
+    *,
+    sublayers: int = 3,
+) -> np.ndarray:
+    """Noise-free yields ``(voltage, SE or BSE, face, y, x)`` of the slices named in ``faces``.
+
+    Args:
+        phases: volume fractions ``(phase, z, y, x)`` in voxels of 2 nm (or, laterally, of the
+            instrument's pixels, if these are 4 nm).
+        instrument: its pixels are the voxels.
+        faces: slices to image.
+        below: slices under the last face.
+        sublayers: layers per slice.
+    """
+    images = np.asarray(_render(phases, instrument, tuple(faces), below, sublayers))
+    across = round(PIXEL_NM / float(instrument.geometry.pixel_nm))
+    *front, y, x = images.shape
+    return images.reshape(*front, y // across, across, x // across, across).mean((-3, -1))
+
+
+def residuals(model: np.ndarray, seen: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """What a gain and an offset of each signal leave, in standard deviations of its signal.
+
+    Args:
+        model, seen: ``(voltage, SE or BSE, face, y, x)``.
+        noise: variance of the counting noise, ``(voltage, SE or BSE)``.
+
+    Returns:
+        ``(voltage, SE or BSE, ...)``, so divided that the mean square is that of the signals.
+    """
     axes = (2, 3, 4)
     m, s = (v - v.mean(axes, keepdims=True) for v in (model, seen))
     gain = (m * s).sum(axes, keepdims=True) / (m * m).sum(axes, keepdims=True)
-    return ((s - gain * m) ** 2).mean(axes) / seen.var(axes)
+    signal = np.sqrt(seen.var(axes) - noise)[..., None, None, None]
+    return (s - gain * m) / signal / np.sqrt(s[0, 0].size)
 
 
-def minimise(gradient: Callable[[dict], dict], free: dict, *, steps: int, rate: float) -> dict:
-    """``free`` after some steps of Adam along ``gradient(free)``."""
-    optimiser = optax.adam(rate)
-    state = optimiser.init(free)
-    for _ in range(steps):
-        update, state = optimiser.update(gradient(free), state)
-        free = optax.apply_updates(free, update)
-    return free
+def fit(
+    start: Instrument, residuals_of: Callable[[Callable], np.ndarray], *, names: Sequence[str] = ()
+) -> dict[str, float]:
+    """Factors on the physical numbers that make the residuals of all recordings smallest.
+
+    Args:
+        start: where the numbers' names and start values come from.
+        residuals_of: takes a function that changes an instrument, returns all residuals.
+        names: leaves to fit; all of `FREE` if empty.
+    """
+    free = {name: FREE[name] for name in (names or FREE)}
+
+    def with_priors(factors):
+        change = dict(zip(free, np.log(factors), strict=True))
+        prior = [np.sqrt(_PRIOR) * v / free[name].prior_sd for name, v in change.items()]
+        return np.concatenate([residuals_of(changed(change)), prior])
+
+    # The step of the slopes is relative, so the factors themselves are the variables.
+    found = least_squares(
+        with_priors, np.ones(len(free)), bounds=(0.05, 20.0), diff_step=_STEP, max_nfev=12, ftol=1e-4
+    )
+    return dict(zip(free, found.x.tolist(), strict=True))
+
+
+def changed(change: dict[str, float]) -> Callable[[Instrument], Instrument]:
+    """A function that multiplies an instrument's numbers by the exponentials of ``change``."""
+    free = {name: FREE[name] for name in change}
+
+    def apply(instrument: Instrument) -> Instrument:
+        start = start_point(instrument, {}, free)
+        moved = {name: start[name] + float(v) for name, v in change.items()}
+        return apply_unknowns(moved, instrument, {}, free)[0]
+
+    return apply

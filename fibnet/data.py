@@ -35,15 +35,17 @@ __all__ = [
 # unknowns (logarithm, logit or the unknown's own scale): a margin beyond what a fit leaves open.
 _SPREAD = {
     "interaction.range_scale": 0.15,
-    "interaction.spread_scale": 0.2,
     "interaction.se_escape_nm": 0.1,
     "interaction.se_by_bse": 0.2,
     "interaction.edge_gain": 0.25,
     "interaction.se_incidence": 0.2,
     "interaction.bse_incidence": 0.2,
+    "interaction.bse_facing": 0.2,
     "interaction.wall_emission": 0.1,
+    "interaction.wall_reflection": 0.15,
     "interaction.wall_transparency": 0.2,
     "interaction.return_depth": 0.2,
+    "interaction.lateral_exit": 0.3,
     "detector.se_fraction": 0.3,
     "detector.gain": 0.05,
     "detector.offset": 0.2,

@@ -17,7 +17,7 @@ from fibsim.instrument import Instrument
 from fibsim.interaction import Coefficients, channel_coefficients
 from fibsim.layers import Cuts, Texture, lean_layers
 from fibsim.milling import Milling, apply_shading
-from fibsim.openness import face_view, lay_depth
+from fibsim.openness import around, face_view, lay_depth
 from fibsim.render import ground_scene, render_slice, shares_seen
 from fibsim.resample import shift_lateral
 
@@ -32,13 +32,13 @@ class Scene:
     Attributes:
         back, second: B and S of `fibsim.render`.
         seen: `fibsim.render.shares_seen` of the face below.
-        depth_nm: its depth map (`fibsim.openness`).
+        maps_nm: its depth map and the solid around the way out (`fibsim.openness.lay_depth`).
     """
 
     back: Float[Array, "channel y x"]
     second: Float[Array, "channel y x"]
     seen: Float[Array, "channel 3 y x"]
-    depth_nm: Float[Array, "y x"]
+    maps_nm: Float[Array, "2 y x"]
 
 
 def first_scene(deepest: Float[Array, "phase y x"], instrument: Instrument) -> Scene:
@@ -50,7 +50,8 @@ def first_scene(deepest: Float[Array, "phase y x"], instrument: Instrument) -> S
     back, second = jax.vmap(ground_scene, in_axes=(None, 0))(deepest, coefficients)
     nothing = jnp.zeros_like(back)
     seen = jnp.stack([jnp.ones_like(back), jnp.ones_like(back), nothing], axis=1)
-    return Scene(back=back, second=second, seen=seen, depth_nm=nothing[0])
+    maps = jnp.stack([nothing[0]] * 2)
+    return Scene(back=back, second=second, seen=seen, maps_nm=maps)
 
 
 def with_slices_below(milling: Milling, below: int) -> Milling:
@@ -97,8 +98,9 @@ def image_slices(
         drift_px = faults.drift_nm[0] / geometry.pixel_nm
         rho = lean_layers(mean, offset_px, periodic=periodic)
         filled = sum(rho)
-        depth = lay_depth(scene.depth_nm, filled, height_nm, step_px, periodic=periodic)
-        view = face_view(depth, filled[0], geometry, periodic=periodic)
+        near = around(sum(filled) / len(filled), texture, geometry, periodic=periodic)
+        maps = lay_depth(scene.maps_nm, filled, near, height_nm, step_px, periodic=periodic)
+        view = face_view(maps, filled[0], geometry, periodic=periodic)
 
         def channel(c, response, back, second, seen_below):
             seen = jnp.stack(shares_seen(view, texture, c))
@@ -109,7 +111,7 @@ def image_slices(
                 step_px,
                 seen,
                 seen_below,
-                texture.shares,
+                texture,
                 c,
                 geometry,
                 periodic=periodic,
@@ -139,7 +141,7 @@ def image_slices(
         back, second, seen, grey = jax.vmap(channel)(
             coefficients, instrument.detector, scene.back, scene.second, scene.seen
         )
-        return Scene(back=back, second=second, seen=seen, depth_nm=depth), grey
+        return Scene(back=back, second=second, seen=seen, maps_nm=maps), grey
 
     faults = jax.tree.map(lambda leaf: leaf[:, None], milling)
     xs = (mean, cuts.height_nm, cuts.offset_px, cuts.step_px, cuts.part_px, faults, imaged)

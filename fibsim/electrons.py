@@ -11,9 +11,12 @@ from fibsim.materials import Material
 __all__ = [
     "backscatter_coefficient",
     "backscatter_depth_nm",
+    "backscatter_tilt_exponent",
     "elastic_cross_section_cm2",
+    "half_transmission_nm",
     "kanaya_okayama_range_nm",
     "mean_ionisation_ev",
+    "secondary_tilt_exponent",
     "secondary_yield",
     "stopping_power_kev_cm",
 ]
@@ -65,6 +68,33 @@ def backscatter_coefficient(energy_kev: Float[Array, "..."], solid: Material) ->
     exponent = 0.1382 - 0.9211 / jnp.sqrt(z)
     scale = 0.1904 - 0.2235 * log_z + 0.1292 * log_z**2 - 0.01491 * log_z**3
     return scale * energy_kev**exponent
+
+
+def backscatter_tilt_exponent(eta: Float[Array, "..."]) -> Array:
+    """n of ``eta(theta) = eta cos(theta)^-n`` of bulk: ``0.845 ln(0.70 / eta)``, at least 0.
+
+    Light solids gain most from oblique incidence. Fitted to the 17 tables of
+    `fibsim.interaction_table` from 0.7 to 30 keV (standard deviation 0.09).
+    """
+    return jnp.maximum(0.845 * jnp.log(0.70 / eta), 0.0)
+
+
+def secondary_tilt_exponent(eta: Float[Array, "..."], energy_kev: Float[Array, "..."]) -> Array:
+    """n of ``delta(theta) = delta cos(theta)^-n`` of bulk: ``0.46 - 0.23 ln eta + 0.075 ln E``.
+
+    Fitted to the 17 tables of `fibsim.interaction_table` from 0.7 to 30 keV (standard deviation
+    0.11); the textbook secant law is n = 1.
+    """
+    return 0.46 - 0.23 * jnp.log(eta) + 0.075 * jnp.log(energy_kev)
+
+
+def half_transmission_nm(depth_nm: Float[Array, "..."], eta: Float[Array, "..."]) -> Array:
+    """Thickness of the film that transmits half of the beam: ``2.23 depth eta^-0.163``.
+
+    ``depth_nm`` is the median depth of backscattered electrons. Fitted to the 17 tables of
+    `fibsim.interaction_table` from 0.7 to 30 keV (standard deviation 8 %).
+    """
+    return 2.23 * depth_nm * eta**-0.163
 
 
 def secondary_yield(

@@ -60,32 +60,38 @@ class Interaction:
 
     Attributes:
         range_scale: multiplies the backscatter depth at every voltage.
-        spread_scale: multiplies the lateral spread of the beam inside the solid.
         se_escape_nm: escape depth of secondary electrons (0.5-1.5 nm in metals, several nm in
             insulators; Seiler 1983, doi 10.1063/1.332840).
         se_by_bse: secondaries that an outgoing backscattered electron releases, relative to
             those of a beam electron (2 to 6; Reimer 1998, doi 10.1007/978-3-540-38967-5).
         edge_gain: extra emission of solid beside a pore.
-        se_incidence: exponent of the secant law for secondaries of a pore's walls.
-        bse_incidence: extra backscatter beside a wall that faces away from a tilted beam.
-        wall_emission: secondaries from a pore's wall relative to a milled face struck at the
-            same angle; below 1 for rough walls.
-        wall_transparency: how much passes through walls: electrons of median depth d pass those
-            of mean chord l with probability 1 - exp(-wall_transparency d / l).
-        return_depth: depth, in mean distances from wall to wall, from which that share of the
-            electrons that pass walls reaches the face.
+        se_incidence, bse_incidence: how much more a pore's walls emit where the beam strikes
+            them obliquely, in exponents of flat bulk.
+        bse_facing: extra backscatter beside a wall that faces away from a tilted beam.
+        wall_emission: emission of a pore's wall relative to a milled face struck at the same
+            angle; below 1 for rough walls.
+        wall_reflection: how much of the backscatter that meets a wall goes on from there, in
+            backscatter coefficients of bulk struck at 51 degrees (secant 1.6).
+        wall_transparency: how thick a wall may be, in half transmissions of the beam, for half
+            of the electrons that it does not reflect to pass.
+        return_depth: solid that such electrons may find around their way out, in mean chords
+            through a wall, for the share exp(-1) of them to reach the face.
+        lateral_exit: share of the attenuation in a solid that happens in what is around, since
+            backscattered electrons leave sideways as well as back along the beam.
     """
 
     range_scale: Float[Array, ""]
-    spread_scale: Float[Array, ""]
     se_escape_nm: Float[Array, ""]
     se_by_bse: Float[Array, ""]
     edge_gain: Float[Array, ""]
     se_incidence: Float[Array, ""]
     bse_incidence: Float[Array, ""]
+    bse_facing: Float[Array, ""]
     wall_emission: Float[Array, ""]
+    wall_reflection: Float[Array, ""]
     wall_transparency: Float[Array, ""]
     return_depth: Float[Array, ""]
+    lateral_exit: Float[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -185,15 +191,17 @@ _RANGES = {
     "solid.atomic_weight": (1.0, 260.0),
     "solid.density_g_cm3": (0.01, 25.0),
     "interaction.range_scale": (1e-3, 100.0),
-    "interaction.spread_scale": (0.0, 20.0),
     "interaction.se_escape_nm": (1e-2, 100.0),
     "interaction.se_by_bse": (0.0, 50.0),
     "interaction.edge_gain": (0.0, 20.0),
     "interaction.se_incidence": (0.0, 5.0),
-    "interaction.bse_incidence": (-20.0, 20.0),
+    "interaction.bse_incidence": (0.0, 5.0),
+    "interaction.bse_facing": (-20.0, 20.0),
     "interaction.wall_emission": (0.0, 5.0),
-    "interaction.wall_transparency": (0.0, 1000.0),
+    "interaction.wall_reflection": (0.0, 10.0),
+    "interaction.wall_transparency": (1e-2, 1000.0),
     "interaction.return_depth": (1e-2, 1000.0),
+    "interaction.lateral_exit": (0.0, 1.0),
     "detector.se_fraction": (0.0, 1.0),
     "detector.probe_nm": (0.0, 1000.0),
     "noise.dose_electrons": (1e-3, 1e9),

@@ -30,17 +30,18 @@ class Coefficients:
     """Coefficients of the recurrence, ``(channel,)`` or for each phase ``(channel, phase)``.
 
     Attributes:
-        eta: backscatter coefficient of bulk; by phase.
-        delta: secondaries per beam electron that the beam itself releases; by phase.
+        eta: backscatter coefficient of bulk at the beam's tilt; by phase.
+        delta: secondaries per beam electron that the tilted beam itself releases; by phase.
         se_by_bse: secondaries per outgoing backscattered electron, relative to ``delta``.
         bse_attenuation: ``mu = ln 2 / d`` in 1/nm with d the median backscatter depth, so that a
             film of thickness t backscatters ``eta (1 - exp(-mu t))``; by phase.
         se_attenuation: one over the escape depth of secondaries, 1/nm; by phase.
-        spread: growth of the beam's lateral variance per depth, nm^2/nm; by phase.
         edge_nm: width over which a pore changes the emission of the solid beside it.
-        depth_nm: median depth of backscattered electrons in the first phase.
-        edge_gain, se_incidence, bse_incidence, wall_emission, wall_transparency, return_depth: as
-            in `fibsim.instrument.Interaction`.
+        edge_gain, bse_facing, wall_emission, return_depth, lateral_exit: as in
+            `fibsim.instrument.Interaction`.
+        se_exponent, bse_exponent: of the secant of the incidence on a wall, relative to the face.
+        reflected: share of backscattered electrons that a wall sends on.
+        crossing_nm: thickness of a wall that lets half of the rest pass.
     """
 
     eta: Float[Array, "channel phase"]
@@ -48,15 +49,16 @@ class Coefficients:
     se_by_bse: Float[Array, " channel"]
     bse_attenuation: Float[Array, "channel phase"]
     se_attenuation: Float[Array, "channel phase"]
-    spread: Float[Array, "channel phase"]
-    depth_nm: Float[Array, " channel"]
     edge_nm: Float[Array, " channel"]
     edge_gain: Float[Array, " channel"]
-    se_incidence: Float[Array, " channel"]
-    bse_incidence: Float[Array, " channel"]
+    bse_facing: Float[Array, " channel"]
     wall_emission: Float[Array, " channel"]
-    wall_transparency: Float[Array, " channel"]
     return_depth: Float[Array, " channel"]
+    lateral_exit: Float[Array, " channel"]
+    se_exponent: Float[Array, " channel"]
+    bse_exponent: Float[Array, " channel"]
+    reflected: Float[Array, " channel"]
+    crossing_nm: Float[Array, " channel"]
 
 
 @jax.tree_util.register_dataclass
@@ -68,29 +70,55 @@ class BulkYields:
     backscatter: Float[Array, " channel"]
 
 
-# The lateral standard deviation reaches this fraction of the backscatter depth at that depth:
-# half of the beam's electrons have lost their direction there. Fitted to images of our Monte Carlo
-# (experiments/specimen_fidelity.py).
-_SPREAD_FRACTION = 0.5
+# Electrons strike a wall of a pore at all angles: reflection is that at this secant of incidence.
+_WALL_SECANT = 1.6
+_MOST_REFLECTED = 0.9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Flat:
-    """What flat solids do to the beam, each ``(channel, phase)``."""
+    """What flat solids do to the beam at normal incidence, each ``(channel, phase)``.
+
+    ``eta_tilt`` and ``se_tilt`` are n of ``yield(theta) = yield cos(theta)^-n``.
+    """
 
     eta: Array
     depth_nm: Array
     secondary: Array
+    eta_tilt: Array
+    se_tilt: Array
+    transmitted_nm: Array
 
 
-def _measured(table: InteractionTable, energy: Array) -> tuple[Array, ...]:
-    """Backscatter, its median depth and secondary yield of bulk, of a table."""
+def _measured(table: InteractionTable, energy: Array) -> _Flat:
+    """The numbers of a table."""
     at = evaluate(table, energy)
-    return at.eta, at.depth_nm, at.delta * (1.0 + at.se_by_bse * at.eta)
+    return _Flat(
+        eta=at.eta,
+        depth_nm=at.depth_nm,
+        secondary=at.delta * (1.0 + at.se_by_bse * at.eta),
+        eta_tilt=at.eta_tilt,
+        se_tilt=at.se_tilt,
+        transmitted_nm=at.transmitted_nm,
+    )
 
 
-def _flat_solid(energy: Array, solid: Material) -> tuple[Array, ...]:
-    """Backscatter, its median depth and secondary yield of bulk.
+def _laws(energy: Array, solid: Material) -> _Flat:
+    """The closed-form laws of `fibsim.electrons`."""
+    eta = electrons.backscatter_coefficient(energy, solid)
+    depth = electrons.backscatter_depth_nm(energy, solid)
+    return _Flat(
+        eta=eta,
+        depth_nm=depth,
+        secondary=electrons.secondary_yield(energy),
+        eta_tilt=electrons.backscatter_tilt_exponent(eta),
+        se_tilt=electrons.secondary_tilt_exponent(eta, energy),
+        transmitted_nm=electrons.half_transmission_nm(depth, eta),
+    )
+
+
+def _flat_solid(energy: Array, solid: Material) -> _Flat:
+    """What one flat solid does to the beam.
 
     The solid's own table if it has one. Else the closed-form laws of `fibsim.electrons`; for a
     solid whose table is shipped (`fibsim.interaction_table`) times the table's value over the
@@ -99,41 +127,45 @@ def _flat_solid(energy: Array, solid: Material) -> tuple[Array, ...]:
     """
     if solid.table is not None:
         return _measured(solid.table, energy)
+    values = _laws(energy, solid)
+    if solid.name not in tabulated_names():
+        return values
+    measured = _measured(interaction_table(solid.name), energy)
+    tabulated = _laws(energy, material(solid.name))
 
-    def laws(of):
-        return (
-            electrons.backscatter_coefficient(energy, of),
-            electrons.backscatter_depth_nm(energy, of),
-            electrons.secondary_yield(energy),
-        )
+    def corrected(name):
+        value, m, t = (getattr(flat, name) for flat in (values, measured, tabulated))
+        return value * (m / t).astype(value.dtype)
 
-    values = laws(solid)
-    if solid.name in tabulated_names():
-        measured = _measured(interaction_table(solid.name), energy)
-        tabulated = laws(material(solid.name))
-        values = tuple(
-            value * (m / t).astype(value.dtype)
-            for value, m, t in zip(values, measured, tabulated, strict=True)
-        )
-    return values
+    return _Flat(**{field.name: corrected(field.name) for field in dataclasses.fields(_Flat)})
 
 
 def _flat_phases(instrument: Instrument) -> _Flat:
     phases = (instrument.solid, *instrument.other_phases)
-    values = zip(*(_flat_solid(instrument.beam_kev, phase) for phase in phases), strict=True)
-    eta, depth_nm, secondary = (jnp.stack(value, axis=-1) for value in values)
-    return _Flat(eta=eta, depth_nm=depth_nm, secondary=secondary)
+    each = [_flat_solid(instrument.beam_kev, phase) for phase in phases]
+    return _Flat(
+        **{
+            field.name: jnp.stack([getattr(flat, field.name) for flat in each], axis=-1)
+            for field in dataclasses.fields(_Flat)
+        }
+    )
 
 
 def channel_coefficients(instrument: Instrument) -> Coefficients:
     """Evaluate the laws of voltage and material for every channel.
 
-    With eta, d and sigma (backscatter, its median depth, secondary yield) of the flat solid from
-    the Monte Carlo's tables or, for other solids, the laws of `fibsim.electrons`:
-    ``mu = ln 2 / (range_scale d)``, ``spread = (0.5 spread_scale)^2 range_scale d``,
-    ``delta = sigma / (1 + b eta)``; ``edge_nm`` is the quadrature sum of the backscatter depth
-    and the escape depth of secondaries, since both bring electrons to a wall. Secondaries of
-    another phase escape from ``se_escape_nm`` times the ratio of `fibsim.materials.se_escape_nm`.
+    With eta, d, sigma (backscatter, its median depth, secondary yield), tilt exponents n and half
+    transmission T of the flat solid from the Monte Carlo's tables or, for other solids, the laws
+    of `fibsim.electrons`, and s the secant of the beam's tilt::
+
+        eta' = eta s^n_b,  sigma' = sigma s^n_s,  delta = sigma' / (1 + b eta')
+        mu = ln 2 / (range_scale d),  crossing = wall_transparency T
+        reflected = wall_reflection eta 1.6^n_b
+
+    ``edge_nm`` is the quadrature sum of the backscatter depth and the escape depth of
+    secondaries, since both bring electrons to a wall. What concerns walls is that of the first
+    phase. Secondaries of another phase escape from ``se_escape_nm`` times the ratio of
+    `fibsim.materials.se_escape_nm`.
     """
     scale, flat = instrument.interaction, _flat_phases(instrument)
     depth = scale.range_scale * flat.depth_nm
@@ -143,21 +175,25 @@ def channel_coefficients(instrument: Instrument) -> Coefficients:
         [1.0, *(se_escape_nm(phase) / first for phase in instrument.other_phases)],
         depth.dtype,
     )
+    secant = 1.0 / jnp.cos(jnp.deg2rad(instrument.geometry.tilt_deg))
+    eta, secondary = flat.eta * secant**flat.eta_tilt, flat.secondary * secant**flat.se_tilt
+    reflected = scale.wall_reflection * flat.eta[:, 0] * _WALL_SECANT ** flat.eta_tilt[:, 0]
     return Coefficients(
-        eta=flat.eta,
-        delta=flat.secondary / (1.0 + scale.se_by_bse * flat.eta),
+        eta=eta,
+        delta=secondary / (1.0 + scale.se_by_bse * eta),
         se_by_bse=scale.se_by_bse * ones,
         bse_attenuation=math.log(2.0) / depth,
         se_attenuation=jnp.ones_like(depth) / escape,
-        spread=(_SPREAD_FRACTION * scale.spread_scale) ** 2 * depth,
-        depth_nm=depth[:, 0],
         edge_nm=jnp.sqrt(depth[:, 0] ** 2 + scale.se_escape_nm**2),
         edge_gain=scale.edge_gain * ones,
-        se_incidence=scale.se_incidence * ones,
-        bse_incidence=scale.bse_incidence * ones,
+        bse_facing=scale.bse_facing * ones,
         wall_emission=scale.wall_emission * ones,
-        wall_transparency=scale.wall_transparency * ones,
         return_depth=scale.return_depth * ones,
+        lateral_exit=scale.lateral_exit * ones,
+        se_exponent=scale.se_incidence * flat.se_tilt[:, 0],
+        bse_exponent=scale.bse_incidence * flat.eta_tilt[:, 0],
+        reflected=jnp.minimum(reflected, _MOST_REFLECTED),
+        crossing_nm=scale.wall_transparency * flat.transmitted_nm[:, 0],
     )
 
 

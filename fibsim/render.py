@@ -4,7 +4,7 @@ What is seen from a plane is its layer laid over what is seen from the plane bel
 from the deepest layer upwards yields every slice of the stack, in O(voxels) whatever the
 interaction depth::
 
-    dB/dh = sum over phases of mu_b rho (eta g_b - B)
+    dB/dh = sum over phases of mu_b rho eta g_b - k B
     dS/dh = sum over phases of mu_s rho (delta g_s (1 + b B) - S)
 
 with B backscattered and S secondary electrons per beam electron, h the thickness laid on so far
@@ -13,34 +13,38 @@ is constant and both equations are solved exactly, so the image does not depend 
 a homogeneous stretch is cut into. In them
 
     mu      attenuation in a phase: `Coefficients.bse_attenuation` or se_attenuation
+    k       mu_b rho, but the share lateral_exit of it is that of what is around: electrons leave
+            sideways as well. Around is a Gaussian of 5 median depths of the mean mixture
     g_s     1 + edge_gain (dense - near)_+
-    g_b     g_s - bse_incidence tan(tilt) edge_nm d(near)/dy
+    g_b     g_s - bse_facing tan(tilt) edge_nm d(near)/dy
     dense   sum of mu_b rho over the largest mu_b, averaged over the slice: a light phase is
             half way to a pore
-    near    G(edge_nm) * dense, what is around
+    near    G(edge_nm) * dense, what is close by
 
 B and S are what would leave if nothing stood in the way out of the pores. What lies behind a
-face's open area leaves through the pore, past its walls or through them::
+face's open area leaves through the pore, past its walls, or by way of them::
 
-    B_seen = B (c_b open + through)
-    S_seen = S c_s open secant^se_incidence + 1.35 delta b B through
-    through = (1 - open) (1 - exp(-transparency d / chord)) exp(-depth / (return_depth period))
+    B_seen = B (c open^1.4 secant^n_b + walls)
+    S_seen = S c open^1.4 secant^n_s + 1.7 delta b B walls
+    walls  = (1 - open) (r + (1 - r) 2^(-chord / crossing)) exp(-W / (return_depth chord))
 
-with depth, open and secant of the first surface (`fibsim.openness.View`), d the median depth of
-backscattered electrons, chord and period of the specimen (`fibsim.layers.Layers`), c_s the
-emission of a pore's wall relative to that of a milled face, and
-``c_b = 1 - (1 - c_s) exp(-d / 9 nm)``: fast electrons do not feel the roughness of a wall.
-Where a slice of solid is laid over a pore, the scene in it is closed with what was seen of it:
-S with S_seen B_seen / (S B), and B with (B_seen / B)^8, since electrons that come through a layer
-of solid are spread over all directions and find the openings twice. Limits: bulk gives
-``B = eta``, ``S = delta (1 + b eta)`` exactly; a film of thickness t over vacuum
-``eta (1 - exp(-mu t))``; an infinite film over a gap over bulk has the eta of bulk.
+with open, secant and W (the solid around the way out) of the first surface
+(`fibsim.openness.View`), c the emission of a pore's wall relative to that of a milled face, chord
+the mean way through a wall (`fibsim.layers.Texture`), r the share that a wall reflects and
+``crossing`` the thickness of which half lets pass (`Coefficients`). Where a slice of solid is laid
+over a pore, the scene in it is closed with what was seen of it: S with S_seen B_seen / (S B), and
+B with (B_seen / B)^3, since electrons that come through a layer of solid are spread over all
+directions.
 
-From slice to slice the carried scene is shifted by the lean of the beam, and the beam spreads in
-what it crosses, so under solid B is seen through a Gaussian of variance spread x thickness.
-The defaults of `fibsim.instrument.Interaction` (all but range_scale, which is 1) are calibrated on
-our own Monte Carlo (experiments/specimen_fidelity.py); the constants 1.35, 9 nm and 8 were found
-while fitting the form of the law to an independent one (experiments/forward_fidelity.py).
+From slice to slice the carried scene is shifted by the lean of the beam. Of the electrons that
+cross solid of optical thickness x = mu_b t, the share ``1 - exp(-1.1 x)`` has lost its direction
+and sees the B below through a Gaussian as wide as the way to where it strikes next: the median
+depth of the mean mixture and a third of a pore, in quadrature.
+
+Limits: bulk gives ``B = eta``, ``S = delta (1 + b eta)`` exactly; a film of thickness t over
+vacuum ``eta (1 - exp(-mu t))``; an infinite film over a gap over bulk has the eta of bulk.
+The numbers in these laws, and the defaults of `fibsim.instrument.Interaction`, are calibrated once
+on our own Monte Carlo images of three specimens (experiments/specimen_fidelity.py).
 """
 
 import dataclasses
@@ -57,10 +61,15 @@ from fibsim.resample import filter_lateral, shift_lateral, shift_whole
 
 __all__ = ["Emission", "ground_scene", "render_channel", "render_slice", "shares_seen"]
 
-_SE_THROUGH = 1.35  # secondaries of electrons that come through walls, which cross more surfaces
-_ROUGH_NM = 9.0
-_CLOSING = 8
+# The calibrated numbers of the laws above.
+_SE_THROUGH = 1.7  # electrons that come by way of walls cross more surfaces
+_CLOSING = 3
+_OPEN_POWER = 1.4
+_DIRECTION_LOSS = 1.1
+_EXIT_DEPTHS = 5.0
+_PORE_SPREAD = 0.33
 _STEEPEST = 3.0  # secants beyond are rims
+_LEAST_OPEN = 1e-4  # keeps the slope of open^1.4 finite
 _TINY = 1e-12  # keeps 0 / 0 out of empty specimens
 
 
@@ -105,18 +114,24 @@ def _mixed(
     return k, jnp.where(some, emits / jnp.where(some, k, 1.0), 0.0)
 
 
-def shares_seen(view: View, layers: Texture, c: Coefficients) -> tuple[Array, Array, Array]:
+def shares_seen(view: View, texture: Texture, c: Coefficients) -> tuple[Array, Array, Array]:
     """Factors on B, on S and of ``delta b B`` in S, of what lies behind each face's open area."""
-    transparent = 1.0 - jnp.exp(-c.wall_transparency * c.depth_nm / layers.chord_nm)
-    fade = jnp.exp(-view.depth_nm / (c.return_depth * layers.period_nm))
-    through = (1.0 - view.open) * transparent * fade
-    wall_b = 1.0 - (1.0 - c.wall_emission) * jnp.exp(-c.depth_nm / _ROUGH_NM)
+    chord = texture.chord_nm
+    sent_on = c.reflected + (1.0 - c.reflected) * jnp.exp2(-chord / c.crossing_nm)
+    walls = (1.0 - view.open) * sent_on * jnp.exp(-view.walls_nm / (c.return_depth * chord))
     # exp and log: several times as fast as a power. A secant is never 0.
-    secant = jnp.exp(c.se_incidence * jnp.log(jnp.minimum(view.secant, _STEEPEST)))
+    log_secant = jnp.log(jnp.minimum(view.secant, _STEEPEST))
+    log_past = _OPEN_POWER * jnp.log(jnp.maximum(view.open, _LEAST_OPEN))
+    past_b, past_s = (
+        c.wall_emission * jnp.exp(log_past + exponent * log_secant)
+        for exponent in (c.bse_exponent, c.se_exponent)
+    )
     behind = 1.0 - view.face
-    seen_b = view.face + behind * (wall_b * view.open + through)
-    seen_s = view.face + behind * c.wall_emission * view.open * secant
-    return seen_b, seen_s, _SE_THROUGH * behind * through
+    return (
+        view.face + behind * (past_b + walls),
+        view.face + behind * past_s,
+        _SE_THROUGH * behind * walls,
+    )
 
 
 def _emission_factors(
@@ -134,7 +149,7 @@ def _emission_factors(
     before = shift_whole(near, -one, axis=-2, periodic=periodic)
     after = shift_whole(near, one, axis=-2, periodic=periodic)
     lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg))
-    facing = c.bse_incidence * lean * width * (before - after) / 2
+    facing = c.bse_facing * lean * width * (before - after) / 2
     return jnp.maximum(edge + facing, 0.0), edge
 
 
@@ -159,7 +174,7 @@ def render_slice(
     step_px: Int[Array, ""],
     seen: Float[Array, "3 y x"],
     seen_below: Float[Array, "3 y x"],
-    shares: Float[Array, " phase"],
+    texture: Texture,
     coefficients: Coefficients,
     geometry: Geometry,
     *,
@@ -174,7 +189,7 @@ def render_slice(
         step_px: from its frame to that of the slice below.
         seen: `shares_seen` of its face.
         seen_below: of the face below; (1, 1, 0) where nothing is known to be hidden.
-        shares: mean fractions of the phases in the specimen.
+        texture: of the whole specimen.
 
     Returns:
         B and S at the top of the slice, and what is seen of them.
@@ -184,16 +199,31 @@ def render_slice(
     mean_rho = sum(jnp.moveaxis(rho, 1, 0)) / rho.shape[1]
     bse_factor, se_factor = _emission_factors(mean_rho, c, geometry, periodic)
     filled = sum(mean_rho)
-    # What comes through walls has met all phases.
-    release = c.se_by_bse * jnp.sum(shares * c.delta) / jnp.maximum(jnp.sum(shares), _TINY)
+    # What comes by way of walls has met all phases.
+    shares, solid = texture.shares, jnp.maximum(jnp.sum(texture.shares), _TINY)
+    release = c.se_by_bse * jnp.sum(shares * c.delta) / solid
+    depth_nm = jnp.log(2.0) * solid / jnp.maximum(jnp.sum(shares * c.bse_attenuation), _TINY)
+    pore_nm = texture.period_nm - texture.chord_nm
 
-    def blur(image, variance):
+    def blur(image, width_nm):
+        variance = (width_nm / geometry.pixel_nm) ** 2
         return filter_lateral(image, lambda q2: jnp.exp(-q2 * variance / 2), periodic=periodic)
+
+    # Of a single phase the spectrum is that of `_emission_factors`, one for all channels.
+    if len(mean_rho) > 1:
+        around = blur(_weighted(c.bse_attenuation, mean_rho), _EXIT_DEPTHS * depth_nm)
+    else:
+        around = c.bse_attenuation[0] * blur(mean_rho[0], _EXIT_DEPTHS * depth_nm)
+    around = jnp.maximum(around, 0.0)
 
     def terms(rho):
         """Of one layer: what it adds to B and S, and which part of them it lets through."""
         thickness_nm = rho * height_nm
-        k_b, eta = _mixed(c.eta, c.bse_attenuation, thickness_nm)
+        own_k, eta = _mixed(c.eta, c.bse_attenuation, thickness_nm)
+        sideways = c.lateral_exit * sum(rho)
+        k_b = own_k + sideways * (around * height_nm - own_k)
+        some = k_b > _TINY
+        eta = eta * jnp.where(some, own_k / jnp.where(some, k_b, 1.0), 1.0)
         k_s, delta = _mixed(c.delta, c.se_attenuation, thickness_nm)
         pass_b, pass_s = jnp.exp(-k_b), jnp.exp(-k_s)
         own_b = eta * bse_factor * (1.0 - pass_b)
@@ -218,11 +248,10 @@ def render_slice(
     through = release * share[2] * back
     second = second + filled * ((share[1] * second + through) * share[0] - second)
     back = back + filled * (share[0] ** _CLOSING - 1.0) * back
-    # The beam spreads in the solid that it crosses, so only under solid is the view blurred.
-    # Once per slice: as wide as the slice is thick, whatever its number of sub-layers.
-    variance = c.spread * height_nm * rho.shape[1] / geometry.pixel_nm**2
-    spread = jnp.stack([blur(back, v) - back for v in variance])
-    back = back + _weighted(jnp.ones_like(variance), mean_rho * spread)
+    # Once per slice, whatever its number of sub-layers.
+    crossed = _weighted(c.bse_attenuation, mean_rho) * height_nm * rho.shape[1]
+    width_nm = jnp.sqrt(depth_nm**2 + (_PORE_SPREAD * pore_nm) ** 2)
+    back = back + (1.0 - jnp.exp(-_DIRECTION_LOSS * crossed)) * (blur(back, width_nm) - back)
     lower = jnp.moveaxis(rho[:, 1:], 1, 0)
     scene, _ = jax.lax.scan(
         lambda scene, rho: (lay(scene, terms(rho)), None), (back, second), lower, reverse=True
@@ -255,7 +284,7 @@ def render_channel(
     seen_below = jnp.concatenate([seen[1:], open_ground])
 
     def one_slice(scene, inputs):
-        return render_slice(scene, *inputs, shares, c, geometry, periodic=periodic)
+        return render_slice(scene, *inputs, texture, c, geometry, periodic=periodic)
 
     start = ground_scene(layers.rho[:, -1, -1], c)
     by_slice = jnp.moveaxis(layers.rho, 1, 0)
