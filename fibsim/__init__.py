@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from fibsim.simulate import Sample as Sample
     from fibsim.simulate import expected_stack as expected_stack
     from fibsim.simulate import sample_stack as sample_stack
+    from fibsim.slabs import Slab as Slab
+    from fibsim.slabs import expected_slabs as expected_slabs
     from fibsim.specimens import Specimen as Specimen
     from fibsim.specimens import make as make_specimen  # noqa: F401
 
@@ -53,6 +55,8 @@ _LAZY = {
     "Sample": ("fibsim.simulate", "Sample"),
     "expected_stack": ("fibsim.simulate", "expected_stack"),
     "sample_stack": ("fibsim.simulate", "sample_stack"),
+    "Slab": ("fibsim.slabs", "Slab"),
+    "expected_slabs": ("fibsim.slabs", "expected_slabs"),
     "Specimen": ("fibsim.specimens", "Specimen"),
     "make_specimen": ("fibsim.specimens", "make"),
 }

@@ -242,7 +242,9 @@ def openness(
     distances = jnp.asarray(np.hypot(offsets[..., 0], offsets[..., 1]), dtype)
     azimuths = (jnp.asarray(way, dtype), jnp.asarray(offsets), distances)
     nothing = (zero, zero, zero, jnp.zeros((), dtype))
-    (first, first_y, first_x, whole), _ = jax.lax.scan(add_azimuth, nothing, azimuths)
+    # Its gradient finds the horizons again: storing all that led to them takes longer.
+    body = jax.checkpoint(add_azimuth, prevent_cse=False)
+    (first, first_y, first_x, whole), _ = jax.lax.scan(body, nothing, azimuths)
     first_y = first_y - tan_tilt * first
     up = 1.0 + tan_tilt * gradient[0]
     seen = up * first + gradient[0] * first_y + gradient[1] * first_x

@@ -206,9 +206,19 @@ def _rows(values: Array, index: Array) -> Array:
 @jax.custom_vjp
 def _average(window, beneath, border, low, first):
     deeper = _exclusive_sums(window, beneath, reverse=True)
-    left = (low + first + 1) - border
-    integral = _rows(deeper, low) + left[:, None, None] * _rows(window, low)
-    return -jnp.diff(integral, axis=0) / jnp.diff(border)[:, None, None]
+
+    # A loop, whose body is the same program however many layers there are: a volume in slabs
+    # gives the same bits as the whole.
+    def one(ends):
+        (above, below), (first_low, last_low) = ends
+
+        def integral(depth, layer):
+            left = (layer + first + 1) - depth
+            return deeper[layer] + left * window[layer]
+
+        return (integral(above, first_low) - integral(below, last_low)) / (below - above)
+
+    return jax.lax.map(one, ((border[:-1], border[1:]), (low[:-1], low[1:])))
 
 
 def _average_forward(window, beneath, border, low, first):

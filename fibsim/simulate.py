@@ -21,6 +21,7 @@ from fibsim.specimens.specimen import Specimen, phase_fractions
 __all__ = [
     "Sample",
     "add_noise",
+    "check_request",
     "default_sublayers",
     "expected_stack",
     "sample_stack",
@@ -52,12 +53,22 @@ def default_sublayers(slice_nm: float, pixel_nm: float) -> int:
     return int(min(max(math.ceil(slice_nm / pixel_nm - 1e-6), 2), 8))
 
 
-def _check(specimen: Specimen, instrument: Instrument, num_slices: int, sublayers: int) -> None:
-    if specimen.solid.ndim not in (3, 4):
-        raise InputError(
-            f"specimen has shape {specimen.solid.shape}, expected (z, y, x) or (phase, z, y, x)."
-        )
-    phase_fractions(specimen, instrument.num_phases)
+def check_request(
+    shape: tuple[int, ...],
+    voxel_nm: tuple[float, float, float],
+    instrument: Instrument,
+    num_slices: int,
+    sublayers: int,
+) -> None:
+    """Whether slices of a specimen of this shape can be imaged.
+
+    Raises:
+        InputError: they cannot; see `expected_stack`.
+    """
+    if len(shape) not in (3, 4):
+        raise InputError(f"specimen has shape {shape}, expected (z, y, x) or (phase, z, y, x).")
+    empty = jnp.zeros((*shape[:-3], 1, 1, 1))
+    phase_fractions(Specimen(solid=empty, voxel_nm=voxel_nm), instrument.num_phases)
     if num_slices < 1 or sublayers < 1:
         raise InputError(
             f"num_slices={num_slices} and sublayers={sublayers} must both be at least 1."
@@ -65,10 +76,10 @@ def _check(specimen: Specimen, instrument: Instrument, num_slices: int, sublayer
     geometry = instrument.geometry
     if any(isinstance(v, jax.core.Tracer) for v in (geometry.pixel_nm, geometry.slice_nm)):
         return  # inside a transformation: values are unknown, the caller's check holds
-    pixel, depth = float(geometry.pixel_nm), specimen.solid.shape[-3] * specimen.voxel_nm[0]
-    if any(abs(v / pixel - 1) > 1e-3 for v in specimen.voxel_nm[1:]):
+    pixel, depth = float(geometry.pixel_nm), shape[-3] * voxel_nm[0]
+    if any(abs(v / pixel - 1) > 1e-3 for v in voxel_nm[1:]):
         raise InputError(
-            f"specimen voxels are {specimen.voxel_nm[1:]} nm wide but the pixel is {pixel:g} nm; "
+            f"specimen voxels are {voxel_nm[1:]} nm wide but the pixel is {pixel:g} nm; "
             "resample the specimen with fibsim.specimens.resample first."
         )
     needed = num_slices * float(geometry.slice_nm)
@@ -108,7 +119,7 @@ def expected_stack(
         InputError: lateral voxel size differs from the pixel, the specimen is too shallow, or
             its phases are not those of the instrument.
     """
-    _check(specimen, instrument, num_slices, sublayers)
+    check_request(specimen.solid.shape, specimen.voxel_nm, instrument, num_slices, sublayers)
     if milling is None:
         milling = nominal_milling(instrument, (num_slices, *specimen.solid.shape[-2:]))
     return _expected_stack(
@@ -195,7 +206,7 @@ def sample_stack(
 
     Arguments and errors as for `expected_stack`; ``key`` is a typed JAX key.
     """
-    _check(specimen, instrument, num_slices, sublayers)
+    check_request(specimen.solid.shape, specimen.voxel_nm, instrument, num_slices, sublayers)
     return _sample_stack(
         specimen,
         instrument,
