@@ -115,7 +115,12 @@ def fit(
 
     # The step of the slopes is relative, so the factors themselves are the variables.
     found = least_squares(
-        with_priors, np.ones(len(free)), bounds=(0.05, 20.0), diff_step=_STEP, max_nfev=12, ftol=1e-4
+        with_priors,
+        np.ones(len(free)),
+        bounds=(0.05, 20.0),
+        diff_step=_STEP,
+        max_nfev=12,
+        ftol=1e-4,
     )
     return dict(zip(free, found.x.tolist(), strict=True))
 

@@ -74,8 +74,8 @@ class Interaction:
             backscatter coefficients of bulk struck at 51 degrees (secant 1.6).
         wall_transparency: how thick a wall may be, in half transmissions of the beam, for half
             of the electrons that it does not reflect to pass.
-        return_depth: solid that such electrons may find around their way out, in mean chords
-            through a wall, for the share exp(-1) of them to reach the face.
+        return_depth: depth, in mean ways through a pore, in which the ways out of a network of
+            pores that bend around overhangs become fewer by a factor e.
         lateral_exit: share of the attenuation in a solid that happens in what is around, since
             backscattered electrons leave sideways as well as back along the beam.
     """

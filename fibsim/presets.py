@@ -24,7 +24,7 @@ __all__ = ["PRESETS", "make_instrument", "preset"]
 
 # Escape depth in the recurrence over the attenuation length of secondaries: the beam of a layer
 # crosses walls obliquely.
-_ESCAPE = 0.92
+_ESCAPE = 0.88
 
 
 def make_instrument(
@@ -88,18 +88,18 @@ def make_instrument(
         solid=solid,
         other_phases=tuple(known(phase) for phase in other_phases),
         interaction=Interaction(
-            range_scale=scalar(0.95),
+            range_scale=scalar(0.83),
             se_escape_nm=scalar(_ESCAPE * se_escape_nm(solid)),
-            se_by_bse=scalar(2.0),
-            edge_gain=scalar(0.37),
-            se_incidence=scalar(0.75),
-            bse_incidence=scalar(0.24),
-            bse_facing=scalar(0.42),
+            se_by_bse=scalar(2.2),
+            edge_gain=scalar(0.39),
+            se_incidence=scalar(0.59),
+            bse_incidence=scalar(0.20),
+            bse_facing=scalar(0.46),
             wall_emission=scalar(1.0),
-            wall_reflection=scalar(1.14),
-            wall_transparency=scalar(4.8),
-            return_depth=scalar(0.66),
-            lateral_exit=scalar(0.34),
+            wall_reflection=scalar(1.1),
+            wall_transparency=scalar(1.06),
+            return_depth=scalar(0.40),
+            lateral_exit=scalar(0.32),
         ),
         detector=DetectorResponse(
             se_fraction=se_fraction,

@@ -13,8 +13,9 @@ is constant and both equations are solved exactly, so the image does not depend 
 a homogeneous stretch is cut into. In them
 
     mu      attenuation in a phase: `Coefficients.bse_attenuation` or se_attenuation
-    k       mu_b rho, but the share lateral_exit of it is that of what is around: electrons leave
-            sideways as well. Around is a Gaussian of 5 median depths of the mean mixture
+    k       mu_b rho + lateral_exit rho (around - mu_b rho averaged over the slice): electrons
+            leave sideways as well. Around is that average seen through a Gaussian of 5 median
+            depths of the mean mixture
     g_s     1 + edge_gain (dense - near)_+
     g_b     g_s - bse_facing tan(tilt) edge_nm d(near)/dy
     dense   sum of mu_b rho over the largest mu_b, averaged over the slice: a light phase is
@@ -24,17 +25,20 @@ a homogeneous stretch is cut into. In them
 B and S are what would leave if nothing stood in the way out of the pores. What lies behind a
 face's open area leaves through the pore, past its walls, or by way of them::
 
-    B_seen = B (c open^1.4 secant^n_b + walls)
-    S_seen = S c open^1.4 secant^n_s + 1.7 delta b B walls
-    walls  = (1 - open) (r + (1 - r) 2^(-chord / crossing)) exp(-W / (return_depth chord))
+    B_seen = B (c past secant^n_b + walls)
+    S_seen = S c past secant^n_s + 1.6 delta b B walls
+    past   = open^1.8 + (1 - open^1.8) 0.42 exp(-W / (return_depth f pore))
+    walls  = (1 - past) (r past^0.2 + (1 - r) 2^(-(chord + W) / crossing))
 
 with open, secant and W (the solid around the way out) of the first surface
-(`fibsim.openness.View`), c the emission of a pore's wall relative to that of a milled face, chord
-the mean way through a wall (`fibsim.layers.Texture`), r the share that a wall reflects and
-``crossing`` the thickness of which half lets pass (`Coefficients`). Where a slice of solid is laid
-over a pore, the scene in it is closed with what was seen of it: S with S_seen B_seen / (S B), and
-B with (B_seen / B)^3, since electrons that come through a layer of solid are spread over all
-directions.
+(`fibsim.openness.View`), c the emission of a pore's wall relative to that of a milled face, f the
+solid fraction, chord and pore the mean ways through a wall and from one to the next
+(`fibsim.layers.Texture`), r the share that a wall reflects and ``crossing`` the thickness of which
+half lets pass (`Coefficients`). The second term of past are ways out that a depth map cannot
+know, under what overhangs: free paths in a random medium end after a mean pore. Where a slice of
+solid is laid over a pore, the scene in it is closed with what was seen of it: S with
+S_seen B_seen / (S B), and B with (B_seen / B)^3, since electrons that come through a layer of
+solid are spread over all directions.
 
 From slice to slice the carried scene is shifted by the lean of the beam. Of the electrons that
 cross solid of optical thickness x = mu_b t, the share ``1 - exp(-1.1 x)`` has lost its direction
@@ -62,14 +66,16 @@ from fibsim.resample import filter_lateral, shift_lateral, shift_whole
 __all__ = ["Emission", "ground_scene", "render_channel", "render_slice", "shares_seen"]
 
 # The calibrated numbers of the laws above.
-_SE_THROUGH = 1.7  # electrons that come by way of walls cross more surfaces
+_SE_THROUGH = 1.6  # electrons that come by way of walls cross more surfaces
 _CLOSING = 3
-_OPEN_POWER = 1.4
+_OPEN_POWER = 1.8
+_HIDDEN_WAYS = 0.42
+_REFLECTED_POWER = 0.2
 _DIRECTION_LOSS = 1.1
 _EXIT_DEPTHS = 5.0
 _PORE_SPREAD = 0.33
 _STEEPEST = 3.0  # secants beyond are rims
-_LEAST_OPEN = 1e-4  # keeps the slope of open^1.4 finite
+_LEAST_OPEN = 1e-4  # keeps the slope of powers of open finite
 _TINY = 1e-12  # keeps 0 / 0 out of empty specimens
 
 
@@ -116,14 +122,19 @@ def _mixed(
 
 def shares_seen(view: View, texture: Texture, c: Coefficients) -> tuple[Array, Array, Array]:
     """Factors on B, on S and of ``delta b B`` in S, of what lies behind each face's open area."""
-    chord = texture.chord_nm
-    sent_on = c.reflected + (1.0 - c.reflected) * jnp.exp2(-chord / c.crossing_nm)
-    walls = (1.0 - view.open) * sent_on * jnp.exp(-view.walls_nm / (c.return_depth * chord))
+    chord, period = texture.chord_nm, texture.period_nm
+    # No pore is narrower than a pixel; this is the 1 of f pore where nothing is open.
+    pore_nm = jnp.maximum(period - chord, 1.0)
+    hidden = _HIDDEN_WAYS * jnp.exp(-view.walls_nm * period / (c.return_depth * chord * pore_nm))
     # exp and log: several times as fast as a power. A secant is never 0.
+    straight = jnp.exp(_OPEN_POWER * jnp.log(jnp.maximum(view.open, _LEAST_OPEN)))
+    past = straight + (1.0 - straight) * hidden
+    crossing = jnp.exp2(-(chord + view.walls_nm) / c.crossing_nm)
+    bounced = c.reflected * jnp.exp(_REFLECTED_POWER * jnp.log(past))
+    walls = (1.0 - past) * (bounced + (1.0 - c.reflected) * crossing)
     log_secant = jnp.log(jnp.minimum(view.secant, _STEEPEST))
-    log_past = _OPEN_POWER * jnp.log(jnp.maximum(view.open, _LEAST_OPEN))
     past_b, past_s = (
-        c.wall_emission * jnp.exp(log_past + exponent * log_secant)
+        c.wall_emission * past * jnp.exp(exponent * log_secant)
         for exponent in (c.bse_exponent, c.se_exponent)
     )
     behind = 1.0 - view.face
@@ -209,19 +220,20 @@ def render_slice(
         variance = (width_nm / geometry.pixel_nm) ** 2
         return filter_lateral(image, lambda q2: jnp.exp(-q2 * variance / 2), periodic=periodic)
 
-    # Of a single phase the spectrum is that of `_emission_factors`, one for all channels.
+    # How much more than the column under the beam its surroundings attenuate, per nm. Of a single
+    # phase the spectrum is that of `_emission_factors`, one for all channels.
+    column = _weighted(c.bse_attenuation, mean_rho)
     if len(mean_rho) > 1:
-        around = blur(_weighted(c.bse_attenuation, mean_rho), _EXIT_DEPTHS * depth_nm)
+        around = blur(column, _EXIT_DEPTHS * depth_nm)
     else:
         around = c.bse_attenuation[0] * blur(mean_rho[0], _EXIT_DEPTHS * depth_nm)
-    around = jnp.maximum(around, 0.0)
+    sideways = c.lateral_exit * (jnp.maximum(around, 0.0) - column)
 
     def terms(rho):
         """Of one layer: what it adds to B and S, and which part of them it lets through."""
         thickness_nm = rho * height_nm
         own_k, eta = _mixed(c.eta, c.bse_attenuation, thickness_nm)
-        sideways = c.lateral_exit * sum(rho)
-        k_b = own_k + sideways * (around * height_nm - own_k)
+        k_b = jnp.maximum(own_k + sum(thickness_nm) * sideways, 0.0)
         some = k_b > _TINY
         eta = eta * jnp.where(some, own_k / jnp.where(some, k_b, 1.0), 1.0)
         k_s, delta = _mixed(c.delta, c.se_attenuation, thickness_nm)
@@ -249,7 +261,7 @@ def render_slice(
     second = second + filled * ((share[1] * second + through) * share[0] - second)
     back = back + filled * (share[0] ** _CLOSING - 1.0) * back
     # Once per slice, whatever its number of sub-layers.
-    crossed = _weighted(c.bse_attenuation, mean_rho) * height_nm * rho.shape[1]
+    crossed = column * height_nm * rho.shape[1]
     width_nm = jnp.sqrt(depth_nm**2 + (_PORE_SPREAD * pore_nm) ** 2)
     back = back + (1.0 - jnp.exp(-_DIRECTION_LOSS * crossed)) * (blur(back, width_nm) - back)
     lower = jnp.moveaxis(rho[:, 1:], 1, 0)

@@ -23,7 +23,7 @@ SLICES, DEPTH, SIZE, MIDDLE = 4, 36, 48, 24
 LAYER_NM = 10.0 / 3  # three layers a slice, as many as sub-layers
 VOXEL_NM = (LAYER_NM, 4.0, 4.0)
 Z, Y, X = np.meshgrid(np.arange(DEPTH), np.arange(SIZE), np.arange(SIZE), indexing="ij")
-FLAT = dict(edge_gain=0.0, se_incidence=0.0, bse_incidence=0.0)
+FLAT = dict(edge_gain=0.0, se_incidence=0.0, bse_incidence=0.0, bse_facing=0.0)
 SMOOTH = dict(wall_emission=1.0)  # walls emit like milled faces
 
 
@@ -266,7 +266,7 @@ def test_solid_behind_a_wall_that_the_beam_does_not_see_scatters_more():
     """The solid above y = 12 turns away from the beam, which leans to +y; that from 36 faces it."""
     solid = (Y < 12) | (Y >= 36)
     with_law, without = (
-        emitted(solid, instrument(5.0, **{**FLAT, **SMOOTH, "bse_incidence": strength}))[1, 0, :, 0]
+        emitted(solid, instrument(5.0, **{**FLAT, **SMOOTH, "bse_facing": strength}))[1, 0, :, 0]
         for strength in (1.0, 0.0)
     )
     change = with_law - without
