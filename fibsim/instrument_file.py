@@ -143,9 +143,10 @@ def load_instrument(path: str | Path) -> InstrumentFile:
     solid = _solid(path, raw)
     others = _other_phases(path, raw)
     energies = _numbers(path, "beam_kev", raw["beam_kev"])
-    # The textbook gain belongs to the tilt.
-    tilt = _mapping(path, raw.get("geometry", {}), "geometry").get("tilt_deg")
-    tilted = {} if tilt is None else dict(tilt_deg=_number(path, "geometry.tilt_deg", tilt))
+    # The textbook gain belongs to the tilt. A list is refused below, with its shape.
+    tilt = _mapping(path, raw.get("geometry", {}), "geometry").get("tilt_deg", [])
+    tilt = _numbers(path, "geometry.tilt_deg", tilt)
+    tilted = {} if tilt.ndim else dict(tilt_deg=float(tilt))
     base = make_instrument(
         beam_kev=np.atleast_1d(energies),
         detectors=detectors,

@@ -74,7 +74,7 @@ _REFLECTED_POWER = 0.2
 _DIRECTION_LOSS = 1.1
 _EXIT_DEPTHS = 5.0
 _PORE_SPREAD = 0.33
-_STEEPEST = 3.0  # secants beyond are rims
+_STEEPEST = 2.5  # secants beyond are rims
 _LEAST_OPEN = 1e-4  # keeps the slope of powers of open finite
 _TINY = 1e-12  # keeps 0 / 0 out of empty specimens
 
@@ -211,9 +211,9 @@ def render_slice(
     bse_factor, se_factor = _emission_factors(mean_rho, c, geometry, periodic)
     filled = sum(mean_rho)
     # What comes by way of walls has met all phases.
-    shares, solid = texture.shares, jnp.maximum(jnp.sum(texture.shares), _TINY)
-    release = c.se_by_bse * jnp.sum(shares * c.delta) / solid
-    depth_nm = jnp.log(2.0) * solid / jnp.maximum(jnp.sum(shares * c.bse_attenuation), _TINY)
+    shares = texture.shares / jnp.maximum(jnp.sum(texture.shares), _TINY)
+    release = c.se_by_bse * jnp.sum(shares * c.delta)
+    depth_nm = jnp.log(2.0) / jnp.maximum(jnp.sum(shares * c.bse_attenuation), _TINY)
     pore_nm = texture.period_nm - texture.chord_nm
 
     def blur(image, width_nm):

@@ -131,12 +131,14 @@ class _Source:
 def _parts(low: np.ndarray, slices: int, per_slab: int, sublayers: int) -> tuple[list[_Part], int]:
     """Slabs from the deepest upwards, and the number of layers that a window of any of them has.
 
-    The deepest slab takes what is left over, so that all others share one compiled program.
+    The deepest slab takes what is left over, so that all others share one compiled program. None
+    has a single slice: a loop of one step is unrolled by the compiler, which then rounds it
+    differently.
     """
-    stops = list(range(slices, 0, -per_slab)) if slices % per_slab == 0 else None
-    if stops is None:
-        rest = slices % per_slab
-        stops = [slices, *range(slices - rest, 0, -per_slab)]
+    per_slab = max(per_slab, 2)
+    rest = slices % per_slab
+    deepest = rest if rest > 1 else per_slab + rest
+    stops = [slices, *range(slices - deepest, 0, -per_slab)]
     starts = [*stops[1:], 0]
     ranges = [(low[a * sublayers], low[b * sublayers]) for a, b in zip(starts, stops, strict=True)]
     count = max(int(bottom - top) + 1 for top, bottom in ranges)
@@ -222,7 +224,7 @@ def expected_slabs(
         milling: true thickness, drift and shading of this run; faultless if not given.
         voxel_nm: size of the volume's voxels (z, y, x).
         num_slices: faces to image.
-        slab_slices: slices per slab.
+        slab_slices: slices per slab; the deepest may have one more, and none has a single one.
         periodic: whether opposite borders fit together.
         sublayers, below_slices: as in `fibsim.expected_stack`.
         progress: called with (slices done, all slices), those below the last face included.

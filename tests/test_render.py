@@ -95,7 +95,7 @@ def test_empty_space_is_dark(periodic):
 @pytest.mark.parametrize("layers", [1, 3, 6])
 def test_film_over_vacuum(layers):
     """``eta (1 - exp(-mu t))``; without backscattered electrons' help the same for S."""
-    lens = instrument(se_by_bse=0.0, **FLAT, **SMOOTH)
+    lens = instrument(se_by_bse=0.0, range_scale=1.0, **FLAT, **SMOOTH)
     secondary, backscatter = emitted(Z < layers, lens)
     c = channel_coefficients(lens)
     t = LAYER_NM * layers
@@ -375,9 +375,17 @@ def test_borders_of_cut_specimens_do_not_reach_the_interior():
         assert error < 0.02 < 0.1 < border
 
 
-def test_signal_is_positive_and_below_its_bound():
-    lens = instrument(**FLAT)
+@pytest.mark.parametrize("sideways", [0.0, 0.3])
+def test_signal_is_positive_and_below_its_bound(sideways):
+    """Without ways out sideways nothing emits more than bulk; a slab in the open gains their share,
+    since there nothing attenuates what leaves sideways."""
+    lens = instrument(lateral_exit=sideways, **FLAT)
     secondary, backscatter = emitted(waves(), lens)
     bulk = bulk_yields(lens)
-    assert backscatter.min() >= 0 and backscatter.max() <= 1.02 * float(bulk.backscatter[1])
-    assert secondary.min() >= 0 and secondary.max() <= 1.02 * float(bulk.secondary[0])
+    most = float(bulk.backscatter[1]) / (1 - sideways)
+    assert backscatter.min() >= 0 and backscatter.max() <= 1.02 * most
+    c = channel_coefficients(lens)
+    of_both = float(c.delta[0, 0] * (1 + c.se_by_bse[0] * most))
+    assert secondary.min() >= 0 and secondary.max() <= 1.02 * of_both
+    if sideways:
+        assert backscatter.max() > 1.05 * float(bulk.backscatter[1])
