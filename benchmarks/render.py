@@ -2,8 +2,8 @@
 
 Command: ``python benchmarks/render.py [--full] [--only NAME ...] [--slab SIDE]``. Every measurement
 runs in a process of its own, so that its peak memory is its own (compiler included). Rates are
-sub-layer voxels per second per channel; *copy* reads and writes as many bytes once, the least that any pass over the
-volume must do. Tables: ``plain`` (the recurrence alone against a copy and a windowed depth sum),
+sub-layer voxels per second per channel; *copy* reads and writes as many bytes once, the least
+that any pass over the volume must do. Tables: ``plain`` (the recurrence alone against a copy and a windowed depth sum),
 ``volume``, ``channels``, ``voltage`` (growth), ``compile`` (cold and warm), ``montecarlo``. Times
 are the least of several; nothing is asserted.
 """
@@ -245,7 +245,8 @@ def main() -> None:
         for name in ("recurrence", "recurrence gradient", "window", "window gradient"):
             print(f"  {name:22s} {m[name] / m['copy']:8.1f}", flush=True)
     head = f"{'whole model':24s} {'ms':>9s} {'Mvox/s/ch':>9s} {'x copy':>8s} {'grad/fwd':>9s} "
-    head += f"{'fwd mem':>9s} {'grad mem':>9s} {'peak MB':>9s}   (mem: extra, over the volume's; peak: of the gradient)"
+    head += f"{'fwd mem':>9s} {'grad mem':>9s} {'peak MB':>9s}"
+    head += "   (mem: extra, over the volume's; peak: of the gradient)"
     if {"volume", "channels", "voltage"} & {*tables}:
         print(head)
     if "volume" in tables:
@@ -263,8 +264,9 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as cache:
                 arguments = dict(side=64, slices=12, kev=[1.0, 2.0, 5.0], gradient=gradient)
                 cold, warm = (apart("measure_model", cache, **arguments) for _ in range(2))
-            print(f"{'gradient' if gradient else 'forward'}: compilation {cold['compiling']:.1f} s, "
-                  f"with a warm cache {warm['compiling']:.1f} s", flush=True)  # fmt: skip
+            name = "gradient" if gradient else "forward"
+            print(f"{name}: compilation {cold['compiling']:.1f} s, with a warm cache "
+                  f"{warm['compiling']:.1f} s", flush=True)  # fmt: skip
     if "montecarlo" in tables:
         m = apart("measure_montecarlo", side=64, kev=2.0, electrons=100)
         print(f"Monte Carlo at 100 electrons a pixel: {m['montecarlo'] / m['model']:.0f} times the "

@@ -72,8 +72,8 @@ class Interaction:
             angle; below 1 for rough walls.
         wall_reflection: how much of the backscatter that meets a wall goes on from there, in
             backscatter coefficients of bulk struck at 51 degrees (secant 1.6).
-        wall_transparency: how thick a wall may be, in half transmissions of the beam, for half
-            of the electrons that it does not reflect to pass.
+        wall_transparency: how much solid may stand around the way out, in half transmissions of
+            the beam, for half of the electrons that walls do not reflect to pass through them.
         return_depth: depth, in mean ways through a pore, in which the ways out of a network of
             pores that bend around overhangs become fewer by a factor e.
         lateral_exit: share of the attenuation in a solid that happens in what is around, since

@@ -41,7 +41,7 @@ class Coefficients:
             `fibsim.instrument.Interaction`.
         se_exponent, bse_exponent: of the secant of the incidence on a wall, relative to the face.
         reflected: share of backscattered electrons that a wall sends on.
-        crossing_nm: thickness of a wall that lets half of the rest pass.
+        crossing_nm: solid around the way out past which half of the rest gets, through walls.
     """
 
     eta: Float[Array, "channel phase"]

@@ -26,15 +26,15 @@ B and S are what would leave if nothing stood in the way out of the pores. What 
 face's open area leaves through the pore, past its walls, or by way of them::
 
     B_seen = B (c past secant^n_b + walls)
-    S_seen = S c past secant^n_s + 1.6 delta b B walls
+    S_seen = S c past secant^n_s + 1.3 delta b B walls
     past   = open^1.8 + (1 - open^1.8) 0.42 exp(-W / (return_depth f pore))
-    walls  = (1 - past) (r past^0.2 + (1 - r) 2^(-(chord + W) / crossing))
+    walls  = (1 - past) (r past^0.2 + (1 - r) 2^(-W / crossing))
 
 with open, secant and W (the solid around the way out) of the first surface
 (`fibsim.openness.View`), c the emission of a pore's wall relative to that of a milled face, f the
 solid fraction, chord and pore the mean ways through a wall and from one to the next
-(`fibsim.layers.Texture`), r the share that a wall reflects and ``crossing`` the thickness of which
-half lets pass (`Coefficients`). The second term of past are ways out that a depth map cannot
+(`fibsim.layers.Texture`), r the share that a wall reflects and ``crossing`` the W past which half
+of the rest gets (`Coefficients`). The second term of past are ways out that a depth map cannot
 know, under what overhangs: free paths in a random medium end after a mean pore. Where a slice of
 solid is laid over a pore, the scene in it is closed with what was seen of it: S with
 S_seen B_seen / (S B), and B with (B_seen / B)^3, since electrons that come through a layer of
@@ -66,7 +66,7 @@ from fibsim.resample import filter_lateral, shift_lateral, shift_whole
 __all__ = ["Emission", "ground_scene", "render_channel", "render_slice", "shares_seen"]
 
 # The calibrated numbers of the laws above.
-_SE_THROUGH = 1.6  # electrons that come by way of walls cross more surfaces
+_SE_THROUGH = 1.3  # electrons that come by way of walls cross more surfaces
 _CLOSING = 3
 _OPEN_POWER = 1.8
 _HIDDEN_WAYS = 0.42
@@ -129,7 +129,7 @@ def shares_seen(view: View, texture: Texture, c: Coefficients) -> tuple[Array, A
     # exp and log: several times as fast as a power. A secant is never 0.
     straight = jnp.exp(_OPEN_POWER * jnp.log(jnp.maximum(view.open, _LEAST_OPEN)))
     past = straight + (1.0 - straight) * hidden
-    crossing = jnp.exp2(-(chord + view.walls_nm) / c.crossing_nm)
+    crossing = jnp.exp2(-view.walls_nm / c.crossing_nm)
     bounced = c.reflected * jnp.exp(_REFLECTED_POWER * jnp.log(past))
     walls = (1.0 - past) * (bounced + (1.0 - c.reflected) * crossing)
     log_secant = jnp.log(jnp.minimum(view.secant, _STEEPEST))
