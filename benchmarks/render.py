@@ -3,9 +3,9 @@
 Command: ``python benchmarks/render.py [--full] [--only NAME ...] [--slab SIDE]``. Every measurement
 runs in a process of its own, so that its peak memory is its own (compiler included). Rates are
 sub-layer voxels per second per channel; *copy* reads and writes as many bytes once, the least
-that any pass over the volume must do. Tables: ``plain`` (the recurrence alone against a copy and a windowed depth sum),
-``volume``, ``channels``, ``voltage`` (growth), ``compile`` (cold and warm), ``montecarlo``. Times
-are the least of several; nothing is asserted.
+that any pass over the volume must do. Tables: ``plain`` (the recurrence alone against a copy and
+a windowed depth sum), ``volume``, ``channels``, ``voltage`` (growth), ``compile`` (cold and warm),
+``montecarlo``. Times are the least of several; nothing is asserted.
 """
 
 import argparse
