@@ -20,7 +20,7 @@ from fibsim.layers import Cuts, Texture, lean_layers
 from fibsim.milling import Milling, apply_shading
 from fibsim.openness import around, face_view, lay_depth
 from fibsim.render import ground_scene, render_slice, shares_seen, surroundings
-from fibsim.resample import shift_lateral
+from fibsim.resample import shift_lateral, shift_whole
 
 __all__ = ["Scene", "first_scene", "image_slices", "with_slices_below"]
 
@@ -125,7 +125,6 @@ def image_slices(
                 rho_here,
                 near,
                 height_nm,
-                step_px,
                 seen,
                 seen_below,
                 texture,
@@ -155,13 +154,16 @@ def image_slices(
             grey = jax.lax.cond(imaged, record, jnp.zeros_like, signal)
             return *above, seen, grey
 
+        # Before the map over channels: rows are then read in place.
+        below = jax.tree.map(
+            lambda v: shift_whole(v, step_px, axis=-2, periodic=periodic),
+            (scene.back, scene.second, scene.seen),
+        )
         rho_each, view_each = jax.tree.map(lambda v: _for_each(v, len(scene.back)), (rho, view))
         back, second, seen, grey = jax.vmap(channel)(
             coefficients,
             instrument.detector,
-            scene.back,
-            scene.second,
-            scene.seen,
+            *below,
             rho_each,
             view_each,
         )

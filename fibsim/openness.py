@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from fibsim.instrument import Geometry
 from fibsim.layers import Layers, Texture
-from fibsim.resample import filter_lateral, shift_whole
+from fibsim.resample import filter_lateral, neighbour, shift_whole
 
 __all__ = [
     "View",
@@ -132,9 +132,8 @@ def limited_gradient(values: Float[Array, "y x"], *, axis: int, periodic: bool) 
     It follows slopes and leaves out the cliff between a rim and the surface far below it
     (van Leer 1974, doi 10.1016/0021-9991(74)90019-9).
     """
-    one = jnp.ones((), jnp.int32)
-    ahead = shift_whole(values, one, axis=axis, periodic=periodic) - values
-    behind = values - shift_whole(values, -one, axis=axis, periodic=periodic)
+    ahead = neighbour(values, 1, axis=axis, periodic=periodic) - values
+    behind = values - neighbour(values, -1, axis=axis, periodic=periodic)
     agree = ahead * behind > 0
     total = jnp.where(agree, ahead + behind, 1.0)
     return jnp.where(agree, 2 * ahead * behind / total, 0.0)
@@ -294,7 +293,7 @@ def _escapes_backward(periodic, kept, cotangents):
         _, (flux, moment) = jax.jvp(integrals, (tan_tilt,), (one,))
         to_tilt = to_tilt + flux * to_first + moment * to_moment
         big_q = (reach - 2.0 * tan_tilt * e_y) * reach + 1.0 + tan_tilt**2
-        to_slope = -(reach / big_q) ** 2 * reach * (to_first + reach * to_moment)
+        to_slope = -((reach / big_q) ** 2) * reach * (to_first + reach * to_moment)
         each = per * to_slope
         to_pixel = to_pixel + jnp.where(at < 0, 0.0, slope * to_slope)
         return (to_depth + each, to_tilt, to_pixel), (each, at)

@@ -56,13 +56,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from fibsim.instrument import Geometry
 from fibsim.interaction import Coefficients
 from fibsim.layers import Layers, Texture
 from fibsim.openness import View
-from fibsim.resample import filter_lateral, shift_lateral, shift_whole
+from fibsim.resample import filter_lateral, neighbour, shift_lateral, shift_whole
 
 __all__ = [
     "Emission",
@@ -112,10 +112,12 @@ class Surroundings:
     sideways: Float[Array, "y x"]
 
 
-def _decay_mean(x: Array, pass_x: Array, y: Array | float, pass_y: Array | float) -> Array:
+@jax.custom_jvp
+def _decay_mean(x: Array, pass_x: Array, y: Array, pass_y: Array) -> Array:
     """``(exp(-x) - exp(-y)) / (y - x)``, the mean of ``exp(-x u - y (1 - u))`` over u in 0..1.
 
-    ``pass_x = exp(-x)`` and ``pass_y = exp(-y)`` are known already.
+    ``pass_x = exp(-x)`` and ``pass_y = exp(-y)`` are known already; the derivative is with respect
+    to x and y and counts what these two pass on.
     """
     difference = y - x
     near = jnp.abs(difference) < 0.02
@@ -123,6 +125,21 @@ def _decay_mean(x: Array, pass_x: Array, y: Array | float, pass_y: Array | float
     d = difference
     series = pass_x * (1.0 - d / 2 * (1.0 - d / 3 * (1.0 - d / 4 * (1.0 - d / 5))))
     return jnp.where(near, series, (pass_x - pass_y) / safe)
+
+
+@_decay_mean.defjvp
+def _decay_mean_slope(primals, tangents):
+    """``df/dx = (f - exp(-x)) / (y - x)`` and ``df/dy = -f - df/dx``.
+
+    Near y = x by ``sum over n of -exp(-x) (x - y)^n / (n + 2)!``.
+    """
+    x, pass_x, y, _ = primals
+    mean = _decay_mean(*primals)
+    d = y - x
+    near = jnp.abs(d) < 0.1
+    series = 0.5 * (1.0 - d / 3 * (1.0 - d / 4 * (1.0 - d / 5 * (1.0 - d / 6))))
+    to_x = jnp.where(near, -pass_x * series, (mean - pass_x) / jnp.where(near, 1.0, d))
+    return mean, to_x * tangents[0] - (mean + to_x) * tangents[2]
 
 
 def _over_image(scalars, like: Array):
@@ -177,9 +194,7 @@ def shares_seen(view: View, texture: Texture, c: Coefficients) -> tuple[Array, A
     bounced = reflected * jnp.exp(_REFLECTED_POWER * jnp.log(past))
     walls = (1.0 - past) * (bounced + (1.0 - reflected) * crossing)
     log_secant = jnp.log(jnp.minimum(view.secant, _STEEPEST))
-    past_b, past_s = (
-        emission * past * jnp.exp(exponent * log_secant) for exponent in exponents
-    )
+    past_b, past_s = (emission * past * jnp.exp(exponent * log_secant) for exponent in exponents)
     behind = 1.0 - view.face
     return (
         view.face + behind * (past_b + walls),
@@ -199,9 +214,7 @@ def _emission_factors(
         dense = _weighted(c.bse_attenuation / jnp.max(c.bse_attenuation), mean_rho)
     near = filter_lateral(dense, lambda q2: jnp.exp(-q2 * width**2 / 2), periodic=periodic)
     edge = 1.0 + c.edge_gain * jnp.maximum(dense - near, 0.0)
-    one = jnp.ones((), jnp.int32)
-    before = shift_whole(near, -one, axis=-2, periodic=periodic)
-    after = shift_whole(near, one, axis=-2, periodic=periodic)
+    before, after = (neighbour(near, side, axis=-2, periodic=periodic) for side in (-1, 1))
     lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg))
     facing = c.bse_facing * lean * width * (before - after) / 2
     return jnp.maximum(edge + facing, 0.0), edge
@@ -268,7 +281,6 @@ def render_slice(
     rho: Float[Array, "phase sublayer y x"],
     near: Surroundings,
     height_nm: Float[Array, ""],
-    step_px: Int[Array, ""],
     seen: Float[Array, "3 y x"],
     seen_below: Float[Array, "3 y x"],
     texture: Texture,
@@ -280,13 +292,13 @@ def render_slice(
     """Lay one slice over B and S of the slice below, for one channel.
 
     Args:
-        scene: B and S at the top of the slice below, in its frame.
+        scene: B and S at the top of the slice below.
         rho: the slice's fractions.
         near: their `surroundings`.
         height_nm: of its sub-layers.
-        step_px: from its frame to that of the slice below.
         seen: `shares_seen` of its face.
-        seen_below: of the face below; (1, 1, 0) where nothing is known to be hidden.
+        seen_below: of the face below; (1, 1, 0) where nothing is known to be hidden. It and
+            ``scene`` are in the frame of this slice already.
         texture: of the whole specimen.
 
     Returns:
@@ -317,7 +329,7 @@ def render_slice(
         # by what comes from below, each averaged over the layer.
         released = delta * near.se_factor * k_s
         below = _decay_mean(k_b, pass_b, k_s, pass_s)
-        alone = _decay_mean(k_s, pass_s, 0.0, 1.0)
+        alone = _decay_mean(k_s, pass_s, jnp.zeros_like(k_s), jnp.ones_like(k_s))
         itself = eta * near.bse_factor * (alone - below)
         own_s = released * (alone + se_by_bse * itself)
         by_back = released * se_by_bse * below
@@ -328,8 +340,7 @@ def render_slice(
         own_b, pass_b, own_s, pass_s, by_back = layer
         return own_b + pass_b * back, own_s + by_back * back + pass_s * second
 
-    scene = jnp.concatenate([jnp.stack(scene), seen_below])
-    back, second, *share = shift_whole(scene, step_px, axis=-2, periodic=periodic)
+    (back, second), share = scene, seen_below
     # Solid laid over a pore closes it.
     release = _over_image(release, back)
     through = release * share[2] * back
@@ -378,9 +389,14 @@ def render_channel(
     seen_below = jnp.concatenate([seen[1:], open_ground])
 
     def one_slice(scene, inputs):
-        rho, *rest = inputs
+        rho, height_nm, step_px, seen, seen_below = inputs
+        scene, seen_below = jax.tree.map(
+            lambda v: shift_whole(v, step_px, axis=-2, periodic=periodic), (scene, seen_below)
+        )
         near = surroundings(rho, texture, c, geometry, periodic=periodic)
-        return render_slice(scene, rho, near, *rest, texture, c, geometry, periodic=periodic)
+        return render_slice(
+            scene, rho, near, height_nm, seen, seen_below, texture, c, geometry, periodic=periodic
+        )
 
     start = ground_scene(layers.rho[:, -1, -1], c)
     by_slice = jnp.moveaxis(layers.rho, 1, 0)
