@@ -7,6 +7,7 @@ its arrays stay in the cache, and a volume may come in slabs (`fibsim.slabs`).
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ from fibsim.interaction import Coefficients, channel_coefficients
 from fibsim.layers import Cuts, Texture, lean_layers
 from fibsim.milling import Milling, apply_shading
 from fibsim.openness import around, face_view, lay_depth
-from fibsim.render import ground_scene, render_slice, shares_seen
-from fibsim.resample import shift_lateral
+from fibsim.render import ground_scene, render_slice, shares_seen, surroundings
+from fibsim.resample import shift_lateral, shift_whole
 
 __all__ = ["Scene", "first_scene", "image_slices", "with_slices_below"]
 
@@ -63,6 +64,19 @@ def with_slices_below(milling: Milling, below: int) -> Milling:
     return jax.tree.map(extend, milling)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _for_each(image: Array, channels: int) -> Float[Array, "channel ..."]:
+    """The same for every channel. Its cotangents are added by hand, which fuses with what made
+    them; XLA's sum over an outer axis is many times slower on CPUs."""
+    return jnp.broadcast_to(image, (channels, *image.shape))
+
+
+_for_each.defvjp(
+    lambda image, channels: (_for_each(image, channels), None),
+    lambda channels, _, cotangent: (sum(cotangent[c] for c in range(channels)),),
+)
+
+
 def image_slices(
     scene: Scene,
     mean: Float[Array, "slice phase sublayer y x"],
@@ -102,13 +116,15 @@ def image_slices(
         maps = lay_depth(scene.maps_nm, filled, near, height_nm, step_px, periodic=periodic)
         view = face_view(maps, filled[0], geometry, periodic=periodic)
 
-        def channel(c, response, back, second, seen_below):
+        def channel(c, response, back, second, seen_below, rho_here, view):
             seen = jnp.stack(shares_seen(view, texture, c))
+            # Filters of the slice that all channels share need its fractions without their axis.
+            near = surroundings(rho, texture, c, geometry, periodic=periodic)
             above, visible = render_slice(
                 (back, second),
-                rho,
+                rho_here,
+                near,
                 height_nm,
-                step_px,
                 seen,
                 seen_below,
                 texture,
@@ -138,8 +154,18 @@ def image_slices(
             grey = jax.lax.cond(imaged, record, jnp.zeros_like, signal)
             return *above, seen, grey
 
+        # Before the map over channels: rows are then read in place.
+        below = jax.tree.map(
+            lambda v: shift_whole(v, step_px, axis=-2, periodic=periodic),
+            (scene.back, scene.second, scene.seen),
+        )
+        rho_each, view_each = jax.tree.map(lambda v: _for_each(v, len(scene.back)), (rho, view))
         back, second, seen, grey = jax.vmap(channel)(
-            coefficients, instrument.detector, scene.back, scene.second, scene.seen
+            coefficients,
+            instrument.detector,
+            *below,
+            rho_each,
+            view_each,
         )
         return Scene(back=back, second=second, seen=seen, maps_nm=maps), grey
 

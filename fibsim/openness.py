@@ -7,15 +7,16 @@ beam strikes.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from fibsim.instrument import Geometry
 from fibsim.layers import Layers, Texture
-from fibsim.resample import filter_lateral, shift_whole
+from fibsim.resample import filter_lateral, neighbour, shift_whole
 
 __all__ = [
     "View",
@@ -131,9 +132,8 @@ def limited_gradient(values: Float[Array, "y x"], *, axis: int, periodic: bool) 
     It follows slopes and leaves out the cliff between a rim and the surface far below it
     (van Leer 1974, doi 10.1016/0021-9991(74)90019-9).
     """
-    one = jnp.ones((), jnp.int32)
-    ahead = shift_whole(values, one, axis=axis, periodic=periodic) - values
-    behind = values - shift_whole(values, -one, axis=axis, periodic=periodic)
+    ahead = neighbour(values, 1, axis=axis, periodic=periodic) - values
+    behind = values - neighbour(values, -1, axis=axis, periodic=periodic)
     agree = ahead * behind > 0
     total = jnp.where(agree, ahead + behind, 1.0)
     return jnp.where(agree, 2 * ahead * behind / total, 0.0)
@@ -193,6 +193,142 @@ def _sector_integrals(reach: Array, along: Array) -> tuple[Array, Array]:
     return upper[0] - lower[0], upper[1] - lower[1]
 
 
+def _ways(shape: tuple[int, int], dtype) -> tuple[Array, Array, Array]:
+    """Of each azimuth: its unit vector, whole-pixel steps to look for walls at, their lengths."""
+    reach = [r for r in _DISTANCES if r <= max(min(shape) // 2, 1)]
+    angle = 2 * np.pi * np.arange(_AZIMUTHS) / _AZIMUTHS
+    way = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
+    steps = np.round(way[:, None] * np.asarray(reach)[:, None]).astype(np.int32)
+    lengths = np.hypot(steps[..., 0], steps[..., 1])
+    return jnp.asarray(way, dtype), jnp.asarray(steps), jnp.asarray(lengths, dtype)
+
+
+def _farthest(steps: Array) -> int:
+    """Pixels that the longest of `_ways` reaches along an axis."""
+    return _DISTANCES[steps.shape[1] - 1]
+
+
+def _padded(images: Float[Array, "... y x"], pad: int, mode: str) -> Array:
+    width = [(0, 0)] * (images.ndim - 2) + [(pad, pad)] * 2
+    return jnp.pad(images, width, mode=mode)
+
+
+def _horizon(
+    depth_nm: Float[Array, "y x"],
+    around: Float[Array, "Y X"],
+    steps: Int[Array, "reach 2"],
+    per_nm: Float[Array, " reach"],
+) -> tuple[Array, Array, Array]:
+    """Steepest ``(depth - around[step_r]) per_r`` over r, which r that is, and its ``per_r``.
+
+    ``per_r`` is 1 / length. Where none exceeds the least slope r is -1 and ``per_r`` 0.
+    ``around`` is padded by `_farthest` on all sides.
+    """
+    pad = (around.shape[0] - depth_nm.shape[0]) // 2
+    slope = jnp.full_like(depth_nm, _LEAST_SLOPE)
+    at, per = jnp.full(depth_nm.shape, -1, jnp.int32), jnp.zeros_like(depth_nm)
+    for r in range(len(per_nm)):
+        wall = jax.lax.dynamic_slice(around, pad + steps[r], depth_nm.shape)
+        new = (depth_nm - wall) * per_nm[r]
+        at, per = jnp.where(new > slope, r, at), jnp.where(new > slope, per_nm[r], per)
+        slope = jnp.maximum(slope, new)
+    return slope, at, per
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _escapes(
+    depth_nm: Float[Array, "y x"],
+    walls_nm: Float[Array, "y x"],
+    tan_tilt: Float[Array, ""],
+    pixel_nm: Float[Array, ""],
+    periodic: bool,
+) -> tuple[Array, Array, Array]:
+    """Sums over azimuths e of ``f``, ``e_y m`` and ``e_x m`` up to the horizon.
+
+    f and m are the two of `_sector_integrals`.
+    """
+    ways = _ways(depth_nm.shape, depth_nm.dtype)
+    around = _padded(walls_nm, _farthest(ways[1]), "wrap" if periodic else "edge")
+
+    def add_azimuth(sums, azimuth):
+        first, first_y, first_x = sums
+        (e_y, e_x), steps, lengths_px = azimuth
+        slope, _, _ = _horizon(depth_nm, around, steps, 1.0 / (lengths_px * pixel_nm))
+        flux, moment = _sector_integrals(1.0 / slope, (tan_tilt * e_y, 1.0 + tan_tilt**2))
+        return (first + flux, first_y + e_y * moment, first_x + e_x * moment), None
+
+    # A scan and not a Python loop: 8 x 18 unrolled steps compile for long.
+    return jax.lax.scan(add_azimuth, (jnp.zeros_like(depth_nm),) * 3, ways)[0]
+
+
+def _escapes_forward(depth_nm, walls_nm, tan_tilt, pixel_nm, periodic):
+    kept = (depth_nm, walls_nm, tan_tilt, pixel_nm)
+    return _escapes(*kept, periodic), kept
+
+
+def _escapes_backward(periodic, kept, cotangents):
+    """Only the wall at the horizon counts: of the 18 slopes of an azimuth one has a cotangent.
+
+    ``df/dq = q / Q^2`` and ``dm/dq = q^2 / Q^2``, the integrands. The tilt is one number for all
+    pixels, so its derivative goes forward and ends in one sum.
+    """
+    depth_nm, walls_nm, tan_tilt, pixel_nm = kept
+    to_first, to_y, to_x = cotangents
+    shape = depth_nm.shape
+    ways = _ways(shape, depth_nm.dtype)
+    pad = _farthest(ways[1])
+    mode = "wrap" if periodic else "edge"
+    around = _padded(walls_nm, pad, mode)
+
+    def one_azimuth(sums, azimuth):
+        to_depth, to_tilt, to_pixel = sums
+        (e_y, e_x), steps, lengths_px = azimuth
+        slope, at, per = _horizon(depth_nm, around, steps, 1.0 / (lengths_px * pixel_nm))
+        reach, to_moment = 1.0 / slope, e_y * to_y + e_x * to_x
+
+        def integrals(tan_tilt):
+            return _sector_integrals(reach, (tan_tilt * e_y, 1.0 + tan_tilt**2))
+
+        one = jnp.ones_like(tan_tilt)
+        _, (flux, moment) = jax.jvp(integrals, (tan_tilt,), (one,))
+        to_tilt = to_tilt + flux * to_first + moment * to_moment
+        big_q = (reach - 2.0 * tan_tilt * e_y) * reach + 1.0 + tan_tilt**2
+        to_slope = -((reach / big_q) ** 2) * reach * (to_first + reach * to_moment)
+        each = per * to_slope
+        to_pixel = to_pixel + jnp.where(at < 0, 0.0, slope * to_slope)
+        return (to_depth + each, to_tilt, to_pixel), (each, at)
+
+    nothing = (jnp.zeros_like(depth_nm),) * 3
+    (to_depth, to_tilt, to_pixel), (each, at) = jax.lax.scan(one_azimuth, nothing, ways)
+
+    # A wall reads from all pixels that it may be the horizon of: a scatter would be slower. Images
+    # that are not periodic have walls in their padding as well.
+    margin = 0 if periodic else pad
+    if periodic:
+        each, at = _padded(each, pad, "wrap"), _padded(at, pad, "wrap")
+    else:
+        each = _padded(each, 2 * pad, "constant")
+        at = jnp.pad(at, [(0, 0)] + [(2 * pad, 2 * pad)] * 2, constant_values=-1)
+    size = tuple(n + 2 * margin for n in shape)
+
+    def collect(total, azimuth):
+        each, at, steps = azimuth
+        for r in range(len(steps)):
+            start = pad - steps[r]
+            here = jax.lax.dynamic_slice(at, start, size) == r
+            total = total - jnp.where(here, jax.lax.dynamic_slice(each, start, size), 0.0)
+        return total, None
+
+    start = jnp.zeros(size, each.dtype)
+    to_walls, _ = jax.lax.scan(collect, start, (each, at, ways[1]))
+    if not periodic:
+        (to_walls,) = jax.linear_transpose(lambda w: _padded(w, pad, mode), walls_nm)(to_walls)
+    return to_depth, to_walls, jnp.sum(to_tilt), -jnp.sum(to_pixel) / pixel_nm
+
+
+_escapes.defvjp(_escapes_forward, _escapes_backward)
+
+
 def openness(
     depth_nm: Float[Array, "y x"],
     walls_nm: Float[Array, "y x"],
@@ -215,36 +351,11 @@ def openness(
         walls_nm: depth map of what stands around it.
         gradient: slope of the depth map in the beam's frame along y and x.
     """
-    size_y, size_x = depth_nm.shape
-    reach = [r for r in _DISTANCES if r <= max(min(size_y, size_x) // 2, 1)]
-    pad = reach[-1]
-    mode = "wrap" if periodic else "edge"
-    around = jnp.pad(walls_nm, pad, mode=mode)
-    angle = 2 * np.pi * np.arange(_AZIMUTHS) / _AZIMUTHS
-    way = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
-    offsets = np.round(way[:, None] * np.asarray(reach)[:, None]).astype(np.int32)
-
-    # A scan and not a Python loop: the gradient of 8 x 18 unrolled steps compiles for long.
-    def add_azimuth(sums, azimuth):
-        first, first_y, first_x, whole = sums
-        (e_y, e_x), steps, distances_px = azimuth
-        slope = jnp.full_like(depth_nm, _LEAST_SLOPE)
-        for step, distance in zip(steps, distances_px, strict=True):
-            wall = jax.lax.dynamic_slice(around, pad + step, (size_y, size_x))
-            slope = jnp.maximum(slope, (depth_nm - wall) / (distance * pixel_nm))
-        along = (tan_tilt * e_y, 1.0 + tan_tilt**2)
-        flux, moment = _sector_integrals(1.0 / slope, along)
-        lowest = 1.0 / jnp.asarray(_LEAST_SLOPE, slope.dtype)
-        flat = _sector_integrals(lowest, along)[0]
-        return (first + flux, first_y + e_y * moment, first_x + e_x * moment, whole + flat), None
-
-    dtype, zero = depth_nm.dtype, jnp.zeros_like(depth_nm)
-    distances = jnp.asarray(np.hypot(offsets[..., 0], offsets[..., 1]), dtype)
-    azimuths = (jnp.asarray(way, dtype), jnp.asarray(offsets), distances)
-    nothing = (zero, zero, zero, jnp.zeros((), dtype))
-    # Its gradient finds the horizons again: storing all that led to them takes longer.
-    body = jax.checkpoint(add_azimuth, prevent_cse=False)
-    (first, first_y, first_x, whole), _ = jax.lax.scan(body, nothing, azimuths)
+    tan_tilt, pixel_nm = (jnp.asarray(v, depth_nm.dtype) for v in (tan_tilt, pixel_nm))
+    first, first_y, first_x = _escapes(depth_nm, walls_nm, tan_tilt, pixel_nm, periodic)
+    e_y = _ways(depth_nm.shape, depth_nm.dtype)[0][:, 0]
+    lowest = jnp.full_like(e_y, 1.0 / _LEAST_SLOPE)
+    whole = jnp.sum(_sector_integrals(lowest, (tan_tilt * e_y, 1.0 + tan_tilt**2))[0])
     first_y = first_y - tan_tilt * first
     up = 1.0 + tan_tilt * gradient[0]
     seen = up * first + gradient[0] * first_y + gradient[1] * first_x

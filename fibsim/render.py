@@ -52,18 +52,27 @@ on our own Monte Carlo images of three specimens (experiments/specimen_fidelity.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from fibsim.instrument import Geometry
 from fibsim.interaction import Coefficients
 from fibsim.layers import Layers, Texture
 from fibsim.openness import View
-from fibsim.resample import filter_lateral, shift_lateral, shift_whole
+from fibsim.resample import filter_lateral, neighbour, shift_lateral, shift_whole
 
-__all__ = ["Emission", "ground_scene", "render_channel", "render_slice", "shares_seen"]
+__all__ = [
+    "Emission",
+    "Surroundings",
+    "ground_scene",
+    "render_channel",
+    "render_slice",
+    "shares_seen",
+    "surroundings",
+]
 
 # The calibrated numbers of the laws above.
 _SE_THROUGH = 1.3  # electrons that come by way of walls cross more surfaces
@@ -87,10 +96,28 @@ class Emission:
     backscatter: Float[Array, "slice y x"]
 
 
-def _decay_mean(x: Array, pass_x: Array, y: Array | float, pass_y: Array | float) -> Array:
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What the neighbourhood of a pixel adds to the laws of its slice; all ``(y, x)``.
+
+    Attributes:
+        bse_factor, se_factor: g_b and g_s of the module docstring.
+        sideways: how much more than the column under the beam its surroundings attenuate, per nm
+            and times ``lateral_exit``.
+    """
+
+    bse_factor: Float[Array, "y x"]
+    se_factor: Float[Array, "y x"]
+    sideways: Float[Array, "y x"]
+
+
+@jax.custom_jvp
+def _decay_mean(x: Array, pass_x: Array, y: Array, pass_y: Array) -> Array:
     """``(exp(-x) - exp(-y)) / (y - x)``, the mean of ``exp(-x u - y (1 - u))`` over u in 0..1.
 
-    ``pass_x = exp(-x)`` and ``pass_y = exp(-y)`` are known already.
+    ``pass_x = exp(-x)`` and ``pass_y = exp(-y)`` are known already; the derivative is with respect
+    to x and y and counts what these two pass on.
     """
     difference = y - x
     near = jnp.abs(difference) < 0.02
@@ -100,13 +127,41 @@ def _decay_mean(x: Array, pass_x: Array, y: Array | float, pass_y: Array | float
     return jnp.where(near, series, (pass_x - pass_y) / safe)
 
 
-def _weighted(weights: Float[Array, " phase"], values: Float[Array, "phase ..."]) -> Array:
+@_decay_mean.defjvp
+def _decay_mean_slope(primals, tangents):
+    """``df/dx = (f - exp(-x)) / (y - x)`` and ``df/dy = -f - df/dx``.
+
+    Near y = x by ``sum over n of -exp(-x) (x - y)^n / (n + 2)!``.
+    """
+    x, pass_x, y, _ = primals
+    mean = _decay_mean(*primals)
+    d = y - x
+    near = jnp.abs(d) < 0.1
+    series = 0.5 * (1.0 - d / 3 * (1.0 - d / 4 * (1.0 - d / 5 * (1.0 - d / 6))))
+    to_x = jnp.where(near, -pass_x * series, (mean - pass_x) / jnp.where(near, 1.0, d))
+    return mean, to_x * tangents[0] - (mean + to_x) * tangents[2]
+
+
+def _over_image(scalars, like: Array):
+    """Every number of a pytree at every pixel of the last axes of ``like``: no arithmetic in a
+    forward run, and a gradient adds up all uses of a number in one sum over the image, where each
+    use would have a sum of its own."""
+    shape = like.shape
+
+    def spread(leaf):
+        leaf = jnp.asarray(leaf, like.dtype)
+        return jnp.broadcast_to(leaf[(..., *(None,) * len(shape))], (*leaf.shape, *shape))
+
+    return jax.tree.map(spread, scalars)
+
+
+def _weighted(weights: Float[Array, "phase ..."], values: Float[Array, "phase ..."]) -> Array:
     """Sum over phases."""
     return sum(weights[p] * values[p] for p in range(values.shape[0]))
 
 
 def _mixed(
-    peak: Float[Array, " phase"], attenuation: Float[Array, " phase"], thickness_nm: Array
+    peak: Float[Array, "phase ..."], attenuation: Float[Array, "phase ..."], thickness_nm: Array
 ) -> tuple[Array, Array]:
     """Attenuation of every layer, and what an endless mixture like it would emit.
 
@@ -125,18 +180,21 @@ def shares_seen(view: View, texture: Texture, c: Coefficients) -> tuple[Array, A
     chord, period = texture.chord_nm, texture.period_nm
     # No pore is narrower than a pixel; this is the 1 of f pore where nothing is open.
     pore_nm = jnp.maximum(period - chord, 1.0)
-    hidden = _HIDDEN_WAYS * jnp.exp(-view.walls_nm * period / (c.return_depth * chord * pore_nm))
+    per_nm = period / (c.return_depth * chord * pore_nm)
+    crossed = jnp.log(2.0) / c.crossing_nm
+    per_nm, crossed, reflected, emission, exponents = _over_image(
+        (per_nm, crossed, c.reflected, c.wall_emission, (c.bse_exponent, c.se_exponent)),
+        view.open,
+    )
+    hidden = _HIDDEN_WAYS * jnp.exp(-view.walls_nm * per_nm)
     # exp and log: several times as fast as a power. A secant is never 0.
     straight = jnp.exp(_OPEN_POWER * jnp.log(jnp.maximum(view.open, _LEAST_OPEN)))
     past = straight + (1.0 - straight) * hidden
-    crossing = jnp.exp2(-view.walls_nm / c.crossing_nm)
-    bounced = c.reflected * jnp.exp(_REFLECTED_POWER * jnp.log(past))
-    walls = (1.0 - past) * (bounced + (1.0 - c.reflected) * crossing)
+    crossing = jnp.exp(-view.walls_nm * crossed)
+    bounced = reflected * jnp.exp(_REFLECTED_POWER * jnp.log(past))
+    walls = (1.0 - past) * (bounced + (1.0 - reflected) * crossing)
     log_secant = jnp.log(jnp.minimum(view.secant, _STEEPEST))
-    past_b, past_s = (
-        c.wall_emission * past * jnp.exp(exponent * log_secant)
-        for exponent in (c.bse_exponent, c.se_exponent)
-    )
+    past_b, past_s = (emission * past * jnp.exp(exponent * log_secant) for exponent in exponents)
     behind = 1.0 - view.face
     return (
         view.face + behind * (past_b + walls),
@@ -156,9 +214,7 @@ def _emission_factors(
         dense = _weighted(c.bse_attenuation / jnp.max(c.bse_attenuation), mean_rho)
     near = filter_lateral(dense, lambda q2: jnp.exp(-q2 * width**2 / 2), periodic=periodic)
     edge = 1.0 + c.edge_gain * jnp.maximum(dense - near, 0.0)
-    one = jnp.ones((), jnp.int32)
-    before = shift_whole(near, -one, axis=-2, periodic=periodic)
-    after = shift_whole(near, one, axis=-2, periodic=periodic)
+    before, after = (neighbour(near, side, axis=-2, periodic=periodic) for side in (-1, 1))
     lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg))
     facing = c.bse_facing * lean * width * (before - after) / 2
     return jnp.maximum(edge + facing, 0.0), edge
@@ -178,11 +234,53 @@ def ground_scene(
     )
 
 
+def _mean_rho(rho: Float[Array, "phase sublayer y x"]) -> Float[Array, "phase y x"]:
+    # A Python sum of a few arrays joins what follows in one loop, a reduction would not.
+    return sum(jnp.moveaxis(rho, 1, 0)) / rho.shape[1]
+
+
+def _shares(texture: Texture) -> Float[Array, " phase"]:
+    """Of each phase in the solid."""
+    return texture.shares / jnp.maximum(jnp.sum(texture.shares), _TINY)
+
+
+def _median_depth_nm(texture: Texture, c: Coefficients) -> Array:
+    """Median depth of backscattering in the mean mixture."""
+    return jnp.log(2.0) / jnp.maximum(jnp.sum(_shares(texture) * c.bse_attenuation), _TINY)
+
+
+def _gaussian(image: Array, width_nm: Array, geometry: Geometry, periodic: bool) -> Array:
+    variance = (width_nm / geometry.pixel_nm) ** 2
+    return filter_lateral(image, lambda q2: jnp.exp(-q2 * variance / 2), periodic=periodic)
+
+
+def surroundings(
+    rho: Float[Array, "phase sublayer y x"],
+    texture: Texture,
+    coefficients: Coefficients,
+    geometry: Geometry,
+    *,
+    periodic: bool,
+) -> Surroundings:
+    """`Surroundings` of a slice with fractions ``rho``, for one channel."""
+    c, mean_rho = coefficients, _mean_rho(rho)
+    bse_factor, se_factor = _emission_factors(mean_rho, c, geometry, periodic)
+    # Of a single phase the spectrum is that of `_emission_factors`, one for all channels.
+    column = _weighted(c.bse_attenuation, mean_rho)
+    width_nm = _EXIT_DEPTHS * _median_depth_nm(texture, c)
+    if len(mean_rho) > 1:
+        around = _gaussian(column, width_nm, geometry, periodic)
+    else:
+        around = c.bse_attenuation[0] * _gaussian(mean_rho[0], width_nm, geometry, periodic)
+    sideways = c.lateral_exit * (jnp.maximum(around, 0.0) - column)
+    return Surroundings(bse_factor=bse_factor, se_factor=se_factor, sideways=sideways)
+
+
 def render_slice(
     scene: tuple[Array, Array],
     rho: Float[Array, "phase sublayer y x"],
+    near: Surroundings,
     height_nm: Float[Array, ""],
-    step_px: Int[Array, ""],
     seen: Float[Array, "3 y x"],
     seen_below: Float[Array, "3 y x"],
     texture: Texture,
@@ -194,59 +292,47 @@ def render_slice(
     """Lay one slice over B and S of the slice below, for one channel.
 
     Args:
-        scene: B and S at the top of the slice below, in its frame.
+        scene: B and S at the top of the slice below.
         rho: the slice's fractions.
+        near: their `surroundings`.
         height_nm: of its sub-layers.
-        step_px: from its frame to that of the slice below.
         seen: `shares_seen` of its face.
-        seen_below: of the face below; (1, 1, 0) where nothing is known to be hidden.
+        seen_below: of the face below; (1, 1, 0) where nothing is known to be hidden. It and
+            ``scene`` are in the frame of this slice already.
         texture: of the whole specimen.
 
     Returns:
         B and S at the top of the slice, and what is seen of them.
     """
-    c = coefficients
-    # Python sums of a few arrays join what follows in one loop, reductions would not.
-    mean_rho = sum(jnp.moveaxis(rho, 1, 0)) / rho.shape[1]
-    bse_factor, se_factor = _emission_factors(mean_rho, c, geometry, periodic)
+    c, mean_rho = coefficients, _mean_rho(rho)
     filled = sum(mean_rho)
     # What comes by way of walls has met all phases.
-    shares = texture.shares / jnp.maximum(jnp.sum(texture.shares), _TINY)
-    release = c.se_by_bse * jnp.sum(shares * c.delta)
-    depth_nm = jnp.log(2.0) / jnp.maximum(jnp.sum(shares * c.bse_attenuation), _TINY)
+    release = c.se_by_bse * jnp.sum(_shares(texture) * c.delta)
+    depth_nm = _median_depth_nm(texture, c)
     pore_nm = texture.period_nm - texture.chord_nm
-
-    def blur(image, width_nm):
-        variance = (width_nm / geometry.pixel_nm) ** 2
-        return filter_lateral(image, lambda q2: jnp.exp(-q2 * variance / 2), periodic=periodic)
-
-    # How much more than the column under the beam its surroundings attenuate, per nm. Of a single
-    # phase the spectrum is that of `_emission_factors`, one for all channels.
-    column = _weighted(c.bse_attenuation, mean_rho)
-    if len(mean_rho) > 1:
-        around = blur(column, _EXIT_DEPTHS * depth_nm)
-    else:
-        around = c.bse_attenuation[0] * blur(mean_rho[0], _EXIT_DEPTHS * depth_nm)
-    sideways = c.lateral_exit * (jnp.maximum(around, 0.0) - column)
 
     def terms(rho):
         """Of one layer: what it adds to B and S, and which part of them it lets through."""
-        thickness_nm = rho * height_nm
-        own_k, eta = _mixed(c.eta, c.bse_attenuation, thickness_nm)
-        k_b = jnp.maximum(own_k + sum(thickness_nm) * sideways, 0.0)
+        peaks, attenuations, se_by_bse, height = _over_image(
+            ((c.eta, c.delta), (c.bse_attenuation, c.se_attenuation), c.se_by_bse, height_nm),
+            rho[0],
+        )
+        thickness_nm = rho * height
+        own_k, eta = _mixed(peaks[0], attenuations[0], thickness_nm)
+        k_b = jnp.maximum(own_k + sum(thickness_nm) * near.sideways, 0.0)
         some = k_b > _TINY
         eta = eta * jnp.where(some, own_k / jnp.where(some, k_b, 1.0), 1.0)
-        k_s, delta = _mixed(c.delta, c.se_attenuation, thickness_nm)
+        k_s, delta = _mixed(peaks[1], attenuations[1], thickness_nm)
         pass_b, pass_s = jnp.exp(-k_b), jnp.exp(-k_s)
-        own_b = eta * bse_factor * (1.0 - pass_b)
+        own_b = eta * near.bse_factor * (1.0 - pass_b)
         # Secondaries of the layer: released by the beam, by backscatter of the layer itself, and
         # by what comes from below, each averaged over the layer.
-        released = delta * se_factor * k_s
+        released = delta * near.se_factor * k_s
         below = _decay_mean(k_b, pass_b, k_s, pass_s)
-        alone = _decay_mean(k_s, pass_s, 0.0, 1.0)
-        itself = eta * bse_factor * (alone - below)
-        own_s = released * (alone + c.se_by_bse * itself)
-        by_back = released * c.se_by_bse * below
+        alone = _decay_mean(k_s, pass_s, jnp.zeros_like(k_s), jnp.ones_like(k_s))
+        itself = eta * near.bse_factor * (alone - below)
+        own_s = released * (alone + se_by_bse * itself)
+        by_back = released * se_by_bse * below
         return own_b, pass_b, own_s, pass_s, by_back
 
     def lay(scene, layer):
@@ -254,20 +340,27 @@ def render_slice(
         own_b, pass_b, own_s, pass_s, by_back = layer
         return own_b + pass_b * back, own_s + by_back * back + pass_s * second
 
-    scene = jnp.concatenate([jnp.stack(scene), seen_below])
-    back, second, *share = shift_whole(scene, step_px, axis=-2, periodic=periodic)
+    (back, second), share = scene, seen_below
     # Solid laid over a pore closes it.
+    release = _over_image(release, back)
     through = release * share[2] * back
     second = second + filled * ((share[1] * second + through) * share[0] - second)
     back = back + filled * (share[0] ** _CLOSING - 1.0) * back
     # Once per slice, whatever its number of sub-layers.
-    crossed = column * height_nm * rho.shape[1]
+    attenuation, height = _over_image((c.bse_attenuation, height_nm), filled)
+    crossed = _weighted(attenuation, mean_rho) * height * rho.shape[1]
     width_nm = jnp.sqrt(depth_nm**2 + (_PORE_SPREAD * pore_nm) ** 2)
-    back = back + (1.0 - jnp.exp(-_DIRECTION_LOSS * crossed)) * (blur(back, width_nm) - back)
-    lower = jnp.moveaxis(rho[:, 1:], 1, 0)
-    scene, _ = jax.lax.scan(
-        lambda scene, rho: (lay(scene, terms(rho)), None), (back, second), lower, reverse=True
+    back = back + (1.0 - jnp.exp(-_DIRECTION_LOSS * crossed)) * (
+        _gaussian(back, width_nm, geometry, periodic) - back
     )
+    lower = jnp.moveaxis(rho[:, 1:], 1, 0)
+
+    # A gradient computes the terms again: storing them takes longer.
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def one_layer(scene, rho):
+        return lay(scene, terms(rho)), None
+
+    scene, _ = jax.lax.scan(one_layer, (back, second), lower, reverse=True)
     back, second = scene
     visible = (back * seen[0], second * seen[1] + release * seen[2] * back)
     top = terms(rho[:, 0])
@@ -296,7 +389,14 @@ def render_channel(
     seen_below = jnp.concatenate([seen[1:], open_ground])
 
     def one_slice(scene, inputs):
-        return render_slice(scene, *inputs, texture, c, geometry, periodic=periodic)
+        rho, height_nm, step_px, seen, seen_below = inputs
+        scene, seen_below = jax.tree.map(
+            lambda v: shift_whole(v, step_px, axis=-2, periodic=periodic), (scene, seen_below)
+        )
+        near = surroundings(rho, texture, c, geometry, periodic=periodic)
+        return render_slice(
+            scene, rho, near, height_nm, seen, seen_below, texture, c, geometry, periodic=periodic
+        )
 
     start = ground_scene(layers.rho[:, -1, -1], c)
     by_slice = jnp.moveaxis(layers.rho, 1, 0)

@@ -1,6 +1,7 @@
 """Interpolation and Gaussian filtering of images and volumes, differentiable in every number."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ __all__ = [
     "average_depth",
     "average_window",
     "filter_lateral",
+    "neighbour",
     "sample_depth",
     "shift_lateral",
     "shift_whole",
@@ -23,13 +25,25 @@ def _positions(size: int, start: Array, periodic: bool) -> Array:
     return index % size if periodic else jnp.clip(index, 0, size - 1)
 
 
-def _gathered(values: Array, start: Array, axis: int, periodic: bool) -> Array:
-    """``values[start : start + size]`` along an axis, periodic or with held ends.
+def _read(values: Array, index: Array, axis: int) -> Array:
+    """``values[..., index, ...]`` along an axis; indices beyond the ends are held there.
 
     Whole rows or runs of columns are read, which fuses with what follows.
     """
-    index = _positions(values.shape[axis], start, periodic)
-    return jnp.take(values, index, axis=axis, mode="clip")
+    size = values.shape[axis]
+    if axis != values.ndim - 2 or axis == 0:
+        return jnp.take(values, index, axis=axis, mode="clip")
+    # Rows of all images in one list: the output of a gather along an inner axis is transposed.
+    first = size * jnp.arange(math.prod(values.shape[:axis]), dtype=jnp.int32)
+    rows = values.reshape(-1, values.shape[-1])
+    within = jnp.clip(index, 0, size - 1)
+    read = jnp.take(rows, (first[:, None] + within).reshape(-1), axis=0, mode="clip")
+    return read.reshape(values.shape)
+
+
+def _gathered(values: Array, start: Array, axis: int, periodic: bool) -> Array:
+    """``values[start : start + size]`` along an axis, periodic or with held ends."""
+    return _read(values, _positions(values.shape[axis], start, periodic), axis)
 
 
 def _spread(cotangent: Array, start: Array, axis: int, periodic: bool) -> Array:
@@ -43,8 +57,7 @@ def _spread(cotangent: Array, start: Array, axis: int, periodic: bool) -> Array:
     inside = (back >= 0) & (back < size)
     shape = [1] * cotangent.ndim
     shape[axis] = size
-    read = jnp.take(cotangent, jnp.clip(back, 0, size - 1), axis=axis, mode="clip")
-    out = jnp.where(inside.reshape(shape), read, 0)
+    out = jnp.where(inside.reshape(shape), _read(cotangent, back, axis), 0)
     from_there = jnp.arange(size, dtype=jnp.int32) + start.astype(jnp.int32)
 
     def total(beyond):
@@ -140,6 +153,21 @@ def shift_whole(
 ) -> Array:
     """``out[i] = values[i + shift_px]`` for whole pixels, exact; borders as in `shift_lateral`."""
     return _shift_whole(values, jnp.asarray(shift_px, jnp.int32), axis % values.ndim, periodic)
+
+
+def neighbour(values: Float[Array, "... y x"], side: int, *, axis: int, periodic: bool) -> Array:
+    """`shift_whole` by ``side``, -1 or 1: of slices, which the gradient reads as fast as the
+    forward run, where columns gathered at indices known only when it runs are slow."""
+    size = values.shape[axis]
+
+    def part(start, stop):
+        return jax.lax.slice_in_dim(values, start, stop, axis=axis)
+
+    if side > 0:
+        last = part(0, 1) if periodic else part(size - 1, size)
+        return jnp.concatenate([part(1, size), last], axis)
+    first = part(size - 1, size) if periodic else part(0, 1)
+    return jnp.concatenate([first, part(0, size - 1)], axis)
 
 
 def sample_depth(volume: Float[Array, "z y x"], index: Float[Array, " n"]) -> Array:
