@@ -1,8 +1,8 @@
 """The figures of docs/physics.md: the forward model beside Monte Carlo, measurement, other codes.
 
 Claim: beside every law stands what it was measured against. The forward model's eta and depths are
-EPQ's within 3 % in gold; its films differ from EPQ's by 0.01 to 0.02 rms; floors of round pores
-are right within 0.1 of the face down to depths of three radii, and too bright below.
+EPQ's within 3 % in gold from 1 keV on; its films differ from EPQ's by 0.01 to 0.02 rms; floors of
+round pores are right within 0.1 of the face down to depths of three radii, and too bright below.
 
 Command: ``python experiments/physics_figures.py --recordings FOLDER [--electrons 100]`` with the
 recordings of experiments/specimen_fidelity.py and the shared data (``../shared/data/physics``);
