@@ -48,7 +48,7 @@ depth of the mean mixture and a third of a pore, in quadrature.
 Limits: bulk gives ``B = eta``, ``S = delta (1 + b eta)`` exactly; a film of thickness t over
 vacuum ``eta (1 - exp(-mu t))``; an infinite film over a gap over bulk has the eta of bulk.
 The numbers in these laws, and the defaults of `fibsim.instrument.Interaction`, are calibrated once
-on our own Monte Carlo images of three specimens (experiments/specimen_fidelity.py).
+on our own Monte Carlo images of four specimens (experiments/specimen_fidelity.py).
 """
 
 import dataclasses
