@@ -16,6 +16,7 @@ __all__ = [
     "chords_nm",
     "lean_layers",
     "mean_chords_nm",
+    "mean_shares",
     "mill_layers",
     "phase_shares",
     "plan_cuts",
@@ -181,7 +182,16 @@ def phase_shares(
     only ratios count."""
     if mean.shape[1] == 1:
         return jnp.ones(1, mean.dtype)
-    return jnp.mean(slice_shares(mean, offset_px, periodic=periodic), 0)
+    return mean_shares(slice_shares(mean, offset_px, periodic=periodic))
+
+
+def mean_shares(each: Float[Array, "slice phase"]) -> Float[Array, " phase"]:
+    """Mean over slices, added one after the other, so that it rounds alike wherever it stands."""
+
+    def add(total, share):
+        return total + share, None
+
+    return jax.lax.scan(add, jnp.zeros_like(each[0]), each)[0] / len(each)
 
 
 def slice_shares(

@@ -122,7 +122,38 @@ def expected_stack(
     check_request(specimen.solid.shape, specimen.voxel_nm, instrument, num_slices, sublayers)
     if milling is None:
         milling = nominal_milling(instrument, (num_slices, *specimen.solid.shape[-2:]))
-    return _expected_stack(
+    sizes = dict(num_slices=num_slices, sublayers=sublayers, below_slices=below_slices)
+    # Apart, as in slabs: in one program the compiler would round the texture's numbers differently.
+    texture = _texture(specimen, instrument, milling, **sizes)
+    return _expected_stack(specimen, instrument, milling, texture, **sizes)
+
+
+_SIZES = ("num_slices", "sublayers", "below_slices")
+
+
+def _cut(specimen, instrument, milling, *, num_slices, sublayers, below_slices):
+    """The specimen's phases, cuts, and means over sub-layers ``(slice, phase, sublayer, y, x)``."""
+    phases = phase_fractions(specimen, instrument.num_phases)
+    cuts = plan_cuts(
+        milling.thickness_nm, instrument.geometry, sublayers=sublayers, below=below_slices
+    )
+    borders = cuts.border_nm / specimen.voxel_nm[0]
+    mean = jax.vmap(average_depth, in_axes=(0, None))(phases, borders)
+    count, _, *lateral = mean.shape
+    slices = num_slices + below_slices
+    return phases, cuts, jnp.moveaxis(mean.reshape(count, slices, sublayers, *lateral), 1, 0)
+
+
+@functools.partial(jax.jit, static_argnames=_SIZES)
+def _texture(specimen, instrument, milling, **sizes):
+    phases, cuts, mean = _cut(specimen, instrument, milling, **sizes)
+    shares = phase_shares(mean, cuts.offset_px, periodic=specimen.periodic)
+    return texture_of(phases, shares, instrument.geometry, periodic=specimen.periodic)
+
+
+@functools.partial(jax.jit, static_argnames=_SIZES)
+def _expected_stack(specimen, instrument, milling, texture, *, num_slices, sublayers, below_slices):
+    _, cuts, mean = _cut(
         specimen,
         instrument,
         milling,
@@ -130,28 +161,14 @@ def expected_stack(
         sublayers=sublayers,
         below_slices=below_slices,
     )
-
-
-@functools.partial(jax.jit, static_argnames=("num_slices", "sublayers", "below_slices"))
-def _expected_stack(specimen, instrument, milling, *, num_slices, sublayers, below_slices):
-    geometry, periodic = instrument.geometry, specimen.periodic
-    phases = phase_fractions(specimen, instrument.num_phases)
-    cuts = plan_cuts(milling.thickness_nm, geometry, sublayers=sublayers, below=below_slices)
-    borders = cuts.border_nm / specimen.voxel_nm[0]
-    mean = jax.vmap(average_depth, in_axes=(0, None))(phases, borders)
-    count, _, *lateral = mean.shape
-    slices = num_slices + below_slices
-    mean = jnp.moveaxis(mean.reshape(count, slices, sublayers, *lateral), 1, 0)
-    lean = functools.partial(lean_layers, periodic=periodic)
-    shares = phase_shares(mean, cuts.offset_px, periodic=periodic)
-    texture = texture_of(phases, shares, geometry, periodic=periodic)
-    scene = first_scene(lean(mean[-1, :, -1:], cuts.offset_px[-1, -1:])[:, 0], instrument)
+    periodic = specimen.periodic
+    deepest = lean_layers(mean[-1, :, -1:], cuts.offset_px[-1, -1:], periodic=periodic)[:, 0]
     _, grey = image_slices(
-        scene,
+        first_scene(deepest, instrument),
         mean,
         cuts,
         with_slices_below(milling, below_slices),
-        jnp.arange(slices) < num_slices,
+        jnp.arange(num_slices + below_slices) < num_slices,
         texture,
         instrument,
         periodic=periodic,
@@ -222,14 +239,9 @@ def _sample_stack(specimen, instrument, *, key, num_slices, sublayers, below_sli
     key_milling, key_noise = jax.random.split(key)
     shape = (num_slices, *specimen.solid.shape[-2:])
     milling = sample_milling(instrument, shape, key=key_milling)
-    expected = _expected_stack(
-        specimen,
-        instrument,
-        milling,
-        num_slices=num_slices,
-        sublayers=sublayers,
-        below_slices=below_slices,
-    )
+    sizes = dict(num_slices=num_slices, sublayers=sublayers, below_slices=below_slices)
+    texture = _texture(specimen, instrument, milling, **sizes)
+    expected = _expected_stack(specimen, instrument, milling, texture, **sizes)
     return Sample(
         images=add_noise(expected, instrument, key=key_noise),
         expected=expected,

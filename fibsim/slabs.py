@@ -23,6 +23,7 @@ from fibsim.layers import (
     Texture,
     chords_nm,
     lean_layers,
+    mean_shares,
     plan_cuts,
     slice_shares,
     surface_counts,
@@ -306,7 +307,7 @@ def _slabs(source, instrument, milling, num_slices, slab_slices, sublayers, belo
             )
             deepest = last if deepest is None else deepest
             found.insert(0, each)
-        shares = jnp.mean(jnp.concatenate(found), 0)
+        shares = jax.jit(mean_shares)(jnp.concatenate(found))
     else:
         part = parts[0]
         window = source.window(part.top, count)
