@@ -96,33 +96,28 @@ def residuals(model: np.ndarray, seen: np.ndarray, noise: np.ndarray) -> np.ndar
     return (s - gain * m) / signal / np.sqrt(s[0, 0].size)
 
 
-def fit(
-    start: Instrument, residuals_of: Callable[[Callable], np.ndarray], *, names: Sequence[str] = ()
-) -> dict[str, float]:
+def fit(residuals_of: Callable[[Callable], np.ndarray]) -> dict[str, float]:
     """Factors on the physical numbers that make the residuals of all recordings smallest.
 
     Args:
-        start: where the numbers' names and start values come from.
         residuals_of: takes a function that changes an instrument, returns all residuals.
-        names: leaves to fit; all of `FREE` if empty.
     """
-    free = {name: FREE[name] for name in (names or FREE)}
 
     def with_priors(factors):
-        change = dict(zip(free, np.log(factors), strict=True))
-        prior = [np.sqrt(_PRIOR) * v / free[name].prior_sd for name, v in change.items()]
+        change = dict(zip(FREE, np.log(factors), strict=True))
+        prior = [np.sqrt(_PRIOR) * v / FREE[name].prior_sd for name, v in change.items()]
         return np.concatenate([residuals_of(changed(change)), prior])
 
     # The step of the slopes is relative, so the factors themselves are the variables.
     found = least_squares(
         with_priors,
-        np.ones(len(free)),
+        np.ones(len(FREE)),
         bounds=(0.05, 20.0),
         diff_step=_STEP,
         max_nfev=12,
         ftol=1e-4,
     )
-    return dict(zip(free, found.x.tolist(), strict=True))
+    return dict(zip(FREE, found.x.tolist(), strict=True))
 
 
 def changed(change: dict[str, float]) -> Callable[[Instrument], Instrument]:

@@ -101,7 +101,7 @@ def main() -> None:
         def residuals_of(change, voltages=voltages, seen=seen):
             return residuals(model(change, TRAIN.stop)[voltages], seen, noise[voltages]).ravel()
 
-        found = fit(instrument, residuals_of)
+        found = fit(residuals_of)
         show(name, changed({name: np.log(v) for name, v in found.items()}))
         print("  " + ", ".join(f"{n.split('.')[1]} x {v:.2f}" for n, v in found.items()))
 

@@ -254,7 +254,7 @@ def main() -> None:
             return np.concatenate([misfit(r, t, change).ravel() for r in chosen for t in TILTS])
 
         start = chosen[0].instrument[0.0]
-        found = fit(start, residuals_of)
+        found = fit(residuals_of)
         change = changed({name: np.log(v) for name, v in found.items()})
         print("calibrated here")
         show(CALIBRATION, change)

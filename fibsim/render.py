@@ -178,7 +178,7 @@ def _mixed(
 def shares_seen(view: View, texture: Texture, c: Coefficients) -> tuple[Array, Array, Array]:
     """Factors on B, on S and of ``delta b B`` in S, of what lies behind each face's open area."""
     chord, period = texture.chord_nm, texture.period_nm
-    # No pore is narrower than a pixel; this is the 1 of f pore where nothing is open.
+    # At least 1 nm: without any pore nothing is behind a face, and this only keeps 0 / 0 out.
     pore_nm = jnp.maximum(period - chord, 1.0)
     per_nm = period / (c.return_depth * chord * pore_nm)
     crossed = jnp.log(2.0) / c.crossing_nm
@@ -212,7 +212,7 @@ def _emission_factors(
     dense = mean_rho[0]
     if len(mean_rho) > 1:
         dense = _weighted(c.bse_attenuation / jnp.max(c.bse_attenuation), mean_rho)
-    near = filter_lateral(dense, lambda q2: jnp.exp(-q2 * width**2 / 2), periodic=periodic)
+    near = _gaussian(dense, c.edge_nm, geometry, periodic)
     edge = 1.0 + c.edge_gain * jnp.maximum(dense - near, 0.0)
     before, after = (neighbour(near, side, axis=-2, periodic=periodic) for side in (-1, 1))
     lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg))
