@@ -139,13 +139,20 @@ def image_slices(
                     for v in visible
                 )
                 signal = mix_signal(secondary, backscatter, response.se_fraction)
-                signal = probe_blur(signal, response.probe_nm, geometry.pixel_nm, periodic=periodic)
+                signal = probe_blur(
+                    signal,
+                    response.probe_nm,
+                    geometry.pixel_nm,
+                    astigmatism=response.astigmatism,
+                    astigmatism_diagonal=response.astigmatism_diagonal,
+                    periodic=periodic,
+                )
                 return shift_lateral(signal, -drift_px[0], axis=-2, periodic=periodic)
 
             def record(signal):
                 signal = shift_lateral(signal, -drift_px[1], axis=-1, periodic=periodic)
                 shaded = apply_shading(signal[None], faults)
-                grey = grey_value(shaded, response.gain, response.offset)
+                grey = grey_value(shaded, response.gain, response.offset, response.gamma)
                 return (grey + faults.line[:, :, None])[0]
 
             # Two branches and not one: XLA would compute the first shift anew in each of the

@@ -286,16 +286,20 @@ def _average_backward(kept, cotangent):
 _average.defvjp(_average_forward, _average_backward)
 
 
-def _frequencies_squared(shape: tuple[int, int], dtype) -> Array:
+def _frequencies(shape: tuple[int, int], dtype) -> tuple[Array, Array]:
+    """Of `jnp.fft.rfft2`, along y and x in radian/pixel."""
     fy = jnp.fft.fftfreq(shape[0]).astype(dtype)
     fx = jnp.fft.rfftfreq(shape[1]).astype(dtype)
-    return (2 * jnp.pi) ** 2 * (fy[:, None] ** 2 + fx[None, :] ** 2)
+    return 2 * jnp.pi * fy[:, None], 2 * jnp.pi * fx[None, :]
 
 
-def filter_lateral(values: Float[Array, "... y x"], transfer, *, periodic: bool) -> Array:
+def filter_lateral(
+    values: Float[Array, "... y x"], transfer, *, periodic: bool, isotropic: bool = True
+) -> Array:
     """Multiply the lateral spectrum by ``transfer(q2)``, q2 in (radian/pixel)^2.
 
-    A Gaussian of s pixels is ``lambda q2: exp(-q2 s^2 / 2)``. Non-periodic images are mirrored
+    A Gaussian of s pixels is ``lambda q2: exp(-q2 s^2 / 2)``. A filter that is not isotropic is
+    ``transfer(q_y, q_x)``, in radian/pixel. Non-periodic images are mirrored
     by up to 32 pixels first, so that opposite borders do not mix. Fourier filtering costs the
     same at any width, unlike a convolution.
     """
@@ -305,6 +309,8 @@ def filter_lateral(values: Float[Array, "... y x"], transfer, *, periodic: bool)
         width = [(0, 0)] * (values.ndim - 2) + [(pad[0], pad[0]), (pad[1], pad[1])]
         values = jnp.pad(values, width, mode="reflect")
     shape = values.shape[-2:]
-    spectrum = jnp.fft.rfft2(values) * transfer(_frequencies_squared(shape, values.dtype))
+    q_y, q_x = _frequencies(shape, values.dtype)
+    factor = transfer(q_y**2 + q_x**2) if isotropic else transfer(q_y, q_x)
+    spectrum = jnp.fft.rfft2(values) * factor
     out = jnp.fft.irfft2(spectrum, s=shape)
     return out[..., pad[0] : pad[0] + y, pad[1] : pad[1] + x]

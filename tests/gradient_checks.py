@@ -42,6 +42,9 @@ def instrument(rng):
         wobble = 1 + 0.07 * rng.uniform(-1, 1, leaf.shape)
         values[path] = jnp.asarray(GEOMETRY.get(path, leaf * wobble))
     values["detector.se_fraction"] = jnp.asarray([0.83, 0.12])
+    values["detector.gamma"] = jnp.asarray([1.11, 0.87])
+    values["detector.astigmatism"] = jnp.asarray([0.21, -0.13])
+    values["detector.astigmatism_diagonal"] = jnp.asarray([-0.17, 0.24])
     return replace_by_name(base, values)
 
 
@@ -176,7 +179,7 @@ def check_likelihood():
     rng = np.random.default_rng(4)
     signal = jnp.asarray(rng.uniform(0, 1.6, 200))
     grey = jnp.asarray(np.clip(rng.normal(120, 90, 200), 0, 255))
-    values = dict(gain=131.0, offset=19.0, dose_electrons=23.0, read_grey=4.3)
+    values = dict(gain=131.0, offset=19.0, dose_electrons=23.0, read_grey=4.3, gamma=0.9)
     values = {name: jnp.asarray(value) for name, value in values.items()}
 
     @jax.jit

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fibsim.detector import grey_value
 from fibsim.noise import log_likelihood, noise_variance, sample_grey
 
 DRAWS = 40_000
@@ -102,6 +103,18 @@ def test_more_dose_means_less_relative_noise():
     assert quiet / draw(130.0, dose_electrons=160.0, read_grey=0.0).std() == pytest.approx(
         4, rel=0.02
     )
+
+
+def test_gamma_bends_the_noise_with_the_signal():
+    """Normal counts, bent as the detector bends them, against the stated variance."""
+    gamma, dose, signal = 0.8, 4000.0, 0.9
+    counts = signal + np.sqrt(signal / dose) * np.random.default_rng(3).normal(size=DRAWS)
+    grey = np.asarray(grey_value(jnp.asarray(counts), TRUTH["gain"], TRUTH["offset"], gamma))
+    mean = grey_value(jnp.asarray(signal), TRUTH["gain"], TRUTH["offset"], gamma)
+    values = {**TRUTH, "dose_electrons": dose, "read_grey": 0.0}
+    stated = float(noise_variance(mean, gamma=gamma, **values))
+    # The variance of DRAWS samples is known to sqrt(2 / DRAWS) = 0.7 %.
+    assert grey.var() == pytest.approx(stated, rel=0.03)
 
 
 def test_darkness_has_amplifier_noise_only():
