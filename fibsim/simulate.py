@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from fibsim.chain import first_scene, image_slices, with_slices_below
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument
-from fibsim.layers import lean_layers, phase_shares, plan_cuts, texture_of
+from fibsim.layers import lean_layers, phase_shares, plan_cuts, slices_of_steps, texture_of
 from fibsim.milling import Milling, displace, nominal_milling, sample_milling
 from fibsim.noise import noise_variance, sample_grey
 from fibsim.resample import average_depth, sample_depth
@@ -112,8 +112,9 @@ def expected_stack(
         milling: true thickness, drift and shading of this run; faultless if not given.
         num_slices: faces to image.
         sublayers: layers per slice in which the specimen is seen.
-        below_slices: nominal slices below the last face that still shine through. Where the
-            specimen ends earlier its last layer goes on.
+        below_slices: steps below the last face in which the specimen still shines through, of 1,
+            1, 1, 1, 2, 2, 3, 3 ... nominal slices (`fibsim.layers.slices_of_steps`): 8 reach 14
+            slices deep. Where the specimen ends earlier its last layer goes on.
 
     Raises:
         InputError: lateral voxel size differs from the pixel, the specimen is too shallow, or
@@ -135,7 +136,10 @@ def _cut(specimen, instrument, milling, *, num_slices, sublayers, below_slices):
     """The specimen's phases, cuts, and means over sub-layers ``(slice, phase, sublayer, y, x)``."""
     phases = phase_fractions(specimen, instrument.num_phases)
     cuts = plan_cuts(
-        milling.thickness_nm, instrument.geometry, sublayers=sublayers, below=below_slices
+        milling.thickness_nm,
+        instrument.geometry,
+        sublayers=sublayers,
+        below=slices_of_steps(below_slices),
     )
     borders = cuts.border_nm / specimen.voxel_nm[0]
     mean = jax.vmap(average_depth, in_axes=(0, None))(phases, borders)
@@ -192,6 +196,7 @@ def add_noise(
         offset=spread(detector.offset),
         dose_electrons=spread(noise.dose_electrons),
         read_grey=spread(noise.read_grey),
+        gamma=spread(detector.gamma),
     )
     return sample_grey(expected, variance, spread(noise.white_level), key=key)
 

@@ -12,6 +12,7 @@ from fibsim import io
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
+from fibsim.layers import slices_of_steps
 from fibsim.material_file import save_materials
 from fibsim.materials import VACUUM, Material
 from fibsim.presets import PRESETS, preset
@@ -21,7 +22,7 @@ from fibsim.stack import Channel
 
 __all__ = ["labels_of", "record", "simulate_to_folder", "write_sample"]
 
-_BELOW = 6
+_BELOW = 10  # steps, which reach 22 slices deep
 
 
 def _instrument(
@@ -63,7 +64,7 @@ def record(
     specimen = make(
         kind,
         key=key_specimen,
-        shape=((slices + _BELOW) * sublayers, side, side),
+        shape=((slices + sum(slices_of_steps(_BELOW))) * sublayers, side, side),
         voxel_nm=(slice_nm / sublayers, pixel_nm, pixel_nm),
         **parameters,
     )

@@ -26,6 +26,7 @@ from fibsim.layers import (
     mean_shares,
     plan_cuts,
     slice_shares,
+    slices_of_steps,
     surface_counts,
 )
 from fibsim.milling import Milling, nominal_milling
@@ -258,7 +259,7 @@ def _slabs(source, instrument, milling, num_slices, slab_slices, sublayers, belo
         geometry,
         voxel_z_nm=source.voxel_nm[0],
         sublayers=sublayers,
-        below=below,
+        below=slices_of_steps(below),
     )
     low = np.clip(np.floor(np.asarray(border)).astype(np.int32), 0, source.depth - 1)
     slices = num_slices + below
