@@ -26,7 +26,14 @@ from fibnet.stages import WorkFolder
 from fibnet.train import PRESETS, Preset, train
 from fibsim import io as stack_io
 from fibsim.errors import InputError
-from fibsim.fit import FitSettings, check_fittable, fit_best_kind, grey_levels
+from fibsim.fit import (
+    FitSettings,
+    check_fittable,
+    fit_best_kind,
+    grey_levels,
+    standard_errors,
+    statements,
+)
 from fibsim.instrument_file import InstrumentFile, save_instrument
 from fibsim.stack import Stack
 
@@ -74,10 +81,13 @@ class _Job:
             key=jax.random.key(self.seed),
             settings=FitSettings(steps=self.preset.fit_steps),
             kinds=self.preset.kinds,
-            progress=lambda kind, step, steps, loss: show(step, steps, f"{kind}, loss {loss:.3f}"),
+            progress=lambda kind, step, steps, text: show(step, steps, f"{kind}, {text}"),
         )
         content = InstrumentFile(
-            instrument=result.instrument, kind=result.kind, specimen=result.specimen
+            instrument=result.instrument,
+            kind=result.kind,
+            specimen=result.specimen,
+            standard_errors=standard_errors(result),
         )
         start = InstrumentFile(
             instrument=result.start_instrument, kind=result.kind, specimen=result.start_specimen
@@ -90,6 +100,7 @@ class _Job:
             "fitted_distance": result.fitted_distance,
             "real_distance": result.real_distance,
             "loss": [float(v) for v in result.loss],
+            "statements": statements(result),
         }
         stack_io.atomic_write_text(self.out / "fit.json", json.dumps(facts))
         save_instrument(self.out / "instrument.yaml", content)

@@ -17,7 +17,10 @@ from fibsim.console import (
 )
 from fibsim.errors import InputError
 
-__all__ = ["main"]
+__all__ = ["NOT_CONVERGED", "main"]
+
+NOT_CONVERGED = 3
+"""Exit status of a fit whose result is written but did not converge."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,19 +87,22 @@ class Simulate:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Fit the instrument and the specimen's statistics to a stack, without labels."""
+    """Fit the instrument and the specimen's statistics to a stack, without labels.
+
+    Ends with status 3, the file written, if the fit did not converge.
+    """
 
     stack: tyro.conf.Positional[Path]
     """Folder, file or NAME of the stack."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("instrument.yaml")
     """Instrument file to write."""
-    steps: int = 200
-    """Optimiser steps."""
+    steps: int = 80
+    """Optimiser steps of the descent, before the moments are matched."""
     seed: int = 0
     """Seed of specimens, noise, crops and projections."""
     options: Options = dataclasses.field(default_factory=StackOptions)
 
-    def run(self) -> None:
+    def run(self) -> int:
         from fibsim import io
 
         if self.steps < 1:
@@ -106,7 +112,14 @@ class Fit:
         use_compilation_cache()
         import jax
 
-        from fibsim.fit import FitSettings, check_fittable, fit_best_kind
+        from fibsim.fit import (
+            FitSettings,
+            check_fittable,
+            fit_best_kind,
+            standard_errors,
+            statements,
+            table_of_unknowns,
+        )
         from fibsim.instrument_file import InstrumentFile, save_instrument
 
         check_fittable(stack)
@@ -117,12 +130,19 @@ class Fit:
             stack,
             key=jax.random.key(self.seed),
             settings=FitSettings(steps=self.steps),
-            progress=lambda kind, step, steps, loss: show(step, steps, f"{kind}, loss {loss:.3f}"),
+            progress=lambda kind, step, steps, text: show(step, steps, f"{kind}, {text}"),
         )
         content = InstrumentFile(
-            instrument=result.instrument, kind=result.kind, specimen=result.specimen
+            instrument=result.instrument,
+            kind=result.kind,
+            specimen=result.specimen,
+            standard_errors=standard_errors(result),
         )
         save_instrument(self.out, content)
+        for line in table_of_unknowns(result):
+            announce(line)
+        for sentence in statements(result):
+            announce(sentence)
         announce(
             f"specimen kind {result.kind}: "
             + ", ".join(f"{k} {v:.4g}" for k, v in result.specimen.items())
@@ -134,7 +154,11 @@ class Fit:
         )
         if result.fitted_distance > result.start_distance:
             announce("warning: the fit is no closer to held-out parts than its start was.")
+        for warning in result.warnings:
+            announce(f"warning: {warning}")
         announce(f"wrote {self.out}")
+        converged = result.refinement is None or result.refinement.converged
+        return 0 if converged else NOT_CONVERGED
 
 
 @dataclasses.dataclass(frozen=True)

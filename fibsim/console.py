@@ -133,7 +133,7 @@ def run_command(
     """Parse the command line, run the command, and turn `InputError` into status 2.
 
     ``commands`` maps names to dataclasses whose fields are options and whose ``run`` does the
-    work.
+    work. It may return a status of its own.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # Orbax reports harmless details of its storage format through absl.
@@ -143,7 +143,7 @@ def run_command(
         parsed = tyro.extras.subcommand_cli_from_dict(
             commands, prog=program, description=description, args=words, sort_subcommands=False
         )
-        parsed.run()
+        status = parsed.run()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -154,4 +154,4 @@ def run_command(
         name = f" ({error.filename})" if error.filename else ""
         print(f"error: {error.strerror or error}{name}; choose another place.", file=sys.stderr)
         return 2
-    return 0
+    return int(status or 0)

@@ -4,7 +4,14 @@ import numpy as np
 
 from fibsim.stack import Stack
 
-__all__ = ["grey_levels", "guess_feature_nm", "guess_tilt_deg", "noise_sd"]
+__all__ = [
+    "grey_levels",
+    "guess_faults",
+    "guess_feature_nm",
+    "guess_tilt_deg",
+    "noise_by_brightness",
+    "noise_sd",
+]
 
 WHITE = 255.0
 
@@ -34,6 +41,65 @@ def noise_sd(images: np.ndarray) -> np.ndarray:
     second = np.diff(np.diff(images, n=2, axis=-1), n=2, axis=-2)
     flat = np.abs(second.reshape(second.shape[0], -1))
     return np.median(flat, axis=1) / (6 * 0.6745)
+
+
+def _second_difference_sd(profile: np.ndarray) -> float:
+    """Robust standard deviation of the second differences along the last axis."""
+    second = np.diff(profile, n=2, axis=-1)
+    return float(np.median(np.abs(second)) / 0.6745) if second.size else 0.0
+
+
+def guess_faults(images: np.ndarray) -> dict[str, float]:
+    """Sizes of flicker, curtains and line noise, to start a fit from.
+
+    Second differences of a profile (slice, column and row medians) over what independent draws
+    would give. The specimen's own structure adds to all three, so half of each is taken.
+    Channels share them, so the median over channels counts.
+    """
+    # Curtains are smooth over 1.5 pixels (`fibsim.milling`): 6 - 8 exp(-1/9) + 2 exp(-4/9).
+    smooth = np.sqrt(6 - 8 * np.exp(-1 / 9) + 2 * np.exp(-4 / 9))
+    found = []
+    for channel in images:
+        bright = max(float(channel.mean() - np.quantile(channel, 0.02)), 1.0)
+        found.append(
+            (
+                _second_difference_sd(np.median(channel, axis=(1, 2))) / np.sqrt(6) / bright,
+                _second_difference_sd(np.median(channel, axis=1)) / smooth / bright,
+                _second_difference_sd(np.median(channel, axis=2)) / np.sqrt(6),
+            )
+        )
+    flicker, curtain, line = 0.5 * np.median(found, axis=0)
+    return {
+        "flicker_sd": float(np.clip(flicker, 0.003, 0.1)),
+        "curtain_sd": float(np.clip(curtain, 0.003, 0.1)),
+        "line_grey": float(np.clip(line, 0.3, 10.0)),
+    }
+
+
+def noise_by_brightness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Noise variance as a straight line of the grey value, per channel: intercept and slope.
+
+    The mask of `noise_sd` in five classes of equal size of the local mean (3 x 3); the line is
+    fitted to the classes' robust variances. The photon transfer of Janesick 2007 (doi
+    10.1117/3.725073), from structured images.
+    """
+    intercepts, slopes = [], []
+    for channel in images:
+        bumps = np.diff(np.diff(channel, n=2, axis=-1), n=2, axis=-2)
+        size = channel.shape
+        local = sum(
+            channel[..., i : size[-2] - 2 + i, j : size[-1] - 2 + j]
+            for i in range(3)
+            for j in range(3)
+        ) / 9.0  # fmt: skip
+        borders = np.quantile(local, np.linspace(0, 1, 6))
+        number = np.clip(np.searchsorted(borders, local) - 1, 0, 4)
+        mean = np.array([local[number == k].mean() for k in range(5)])
+        spread = np.array([np.median(np.abs(bumps[number == k])) for k in range(5)])
+        slope, intercept = np.polyfit(mean, (spread / (6 * 0.6745)) ** 2, 1)
+        intercepts.append(intercept)
+        slopes.append(slope)
+    return np.asarray(intercepts), np.asarray(slopes)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
