@@ -46,9 +46,9 @@ class Simulate:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("simulated")
     """Folder to write; must not hold anything yet."""
     specimen: str | None = None
-    """Kind of specimen, or a TIFF volume of solid fraction (then give --specimen-voxel-nm)."""
+    """Kind of specimen, or a volume of solid fraction or labels in a TIFF, .npy or .npz."""
     specimen_voxel_nm: tuple[float, float, float] | None = None
-    """Voxel size (z y x) of a specimen file."""
+    """Voxel size (z y x) of a specimen file, if it does not state it."""
     parameters: dict[str, float] = dataclasses.field(default_factory=dict)
     """Parameters of the specimen kind, as name value pairs."""
     beam_kev: tuple[float, ...] = ()
@@ -64,6 +64,9 @@ class Simulate:
     """Height and width of the images in pixels."""
     seed: int = 0
     """Seed of specimen, faults and noise."""
+    slab_slices: int = 0
+    """Slices that are made at a time, to bound the memory: the result is the same to the bit. 0:
+    all of them if that takes no more than half the memory, else as many as do."""
 
     def run(self) -> None:
         from fibsim.simulate_command import simulate_to_folder
@@ -81,7 +84,9 @@ class Simulate:
             slices=self.slices,
             side=self.side,
             seed=self.seed,
+            slab_slices=self.slab_slices,
             announce=announce,
+            progress=progress_bar,
         )
 
 

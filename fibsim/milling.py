@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fibsim.instrument import Instrument
-from fibsim.resample import filter_lateral, shift_lateral
+from fibsim.resample import filter_lateral, map_slices, shift_lateral
 
 __all__ = ["Milling", "apply_shading", "displace", "nominal_milling", "sample_milling"]
 
@@ -96,7 +96,7 @@ def displace(
         image = shift_lateral(image, -drift[0] / pixel_nm, axis=0, periodic=periodic)
         return shift_lateral(image, -drift[1] / pixel_nm, axis=1, periodic=periodic)
 
-    return jax.lax.map(one, (images, milling.drift_nm))
+    return map_slices(one, (images, milling.drift_nm))
 
 
 def apply_shading(signal: Float[Array, "slice y x"], milling: Milling) -> Array:

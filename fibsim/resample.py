@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int
 __all__ = [
     "average_depth",
     "average_window",
+    "depth_weights",
     "filter_lateral",
+    "map_slices",
     "neighbour",
-    "sample_depth",
     "shift_lateral",
     "shift_whole",
 ]
@@ -170,13 +171,29 @@ def neighbour(values: Float[Array, "... y x"], side: int, *, axis: int, periodic
     return jnp.concatenate([first, part(0, size - 1)], axis)
 
 
-def sample_depth(volume: Float[Array, "z y x"], index: Float[Array, " n"]) -> Array:
-    """Linear interpolation of whole layers at fractional layer ``index``; ends are held."""
-    last = volume.shape[0] - 1
+def map_slices(function, inputs):
+    """`jax.lax.map` over slices that rounds alike whatever their number.
+
+    A loop of one step is unrolled by the compiler, which then rounds it differently: a single
+    slice is computed twice.
+    """
+    count = len(jax.tree.leaves(inputs)[0])
+    if count == 1:
+        inputs = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), inputs)
+    return jax.tree.map(lambda leaf: leaf[:count], jax.lax.map(function, inputs))
+
+
+def depth_weights(index: Float[Array, " n"], layers: int) -> tuple[Array, Array]:
+    """Linear interpolation at fractional layer ``index`` of a volume; ends are held.
+
+    Returns:
+        The upper one of the two layers at each index, and the weight t of the one below it:
+        ``(1 - t) v[upper] + t v[min(upper + 1, layers - 1)]``.
+    """
+    last = layers - 1
     index = jnp.clip(index, 0.0, last)
-    low = jnp.clip(jnp.floor(index).astype(jnp.int32), 0, max(last - 1, 0))
-    t = (index - low)[:, None, None]
-    return (1 - t) * volume[low] + t * volume[jnp.minimum(low + 1, last)]
+    upper = jnp.clip(jnp.floor(index).astype(jnp.int32), 0, max(last - 1, 0))
+    return upper, index - upper
 
 
 def _exclusive_sums(images: Float[Array, "z y x"], first: Array, *, reverse: bool) -> Array:

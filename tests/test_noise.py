@@ -8,6 +8,8 @@ from scipy import stats
 
 from fibsim.detector import grey_value
 from fibsim.noise import log_likelihood, noise_variance, sample_grey
+from fibsim.presets import make_instrument
+from fibsim.simulate import add_noise
 
 DRAWS = 40_000
 WHITE = 255.0
@@ -145,6 +147,18 @@ def test_gradient_flows_through_the_sample():
         lambda m: jnp.mean(sample_grey(m, jnp.full(100, 30.0), WHITE, key=jax.random.key(2)))
     )(jnp.full(100, 130.0))
     np.testing.assert_allclose(np.asarray(slope), 0.01, rtol=1e-5)
+
+
+def test_noise_of_a_slice_goes_by_its_number():
+    """Slabs get the noise of the whole, also of a single slice; slices differ from one another."""
+    lens = make_instrument(beam_kev=(1.0, 5.0))
+    mean, key = jnp.full((2, 5, 16, 16), 120.0), jax.random.key(3)
+    whole = np.asarray(add_noise(mean, lens, key=key))
+    for first, stop in ((2, 5), (4, 5)):
+        part = add_noise(mean[:, first:stop], lens, key=key, first=first)
+        np.testing.assert_array_equal(part, whole[:, first:stop])
+    correlation = np.corrcoef(whole.reshape(10, -1)) - np.eye(10)
+    assert np.abs(correlation).max() < 5 / 16
 
 
 def test_same_key_same_noise():

@@ -8,7 +8,7 @@ import numpy as np
 from fibsim.errors import InputError
 from fibsim.specimens.specimen import Specimen, voxel_size
 
-__all__ = ["resample"]
+__all__ = ["ResampledVolume", "resample"]
 
 # A remainder below this share of a voxel is rounding, not a misfit.
 _TOLERANCE = 1e-3
@@ -44,6 +44,27 @@ def _weights(size: int, new: int, ratio: float, periodic: bool) -> np.ndarray:
     return np.diff(integral, axis=0) / ratio
 
 
+def _plan(
+    shape: tuple[int, ...], old_nm: Sequence[float], new_nm: Sequence[float], periodic: bool
+) -> tuple[list[np.ndarray | None], bool]:
+    """Weights of the axes z, y, x, none where nothing changes; and whether it stays periodic."""
+    plan, fits = [], periodic
+    for number, (size, old, new) in enumerate(zip(shape[-3:], old_nm, new_nm, strict=True)):
+        ratio = new / old
+        count = int(np.floor(size / ratio + _TOLERANCE))
+        if count < 1:
+            raise InputError(
+                f"voxel_nm is {new:g} along axis {number} but the specimen measures only "
+                f"{size * old:g} nm there; ask for smaller voxels."
+            )
+        if abs(count * ratio - size) > _TOLERANCE * ratio:
+            fits = False
+        else:
+            ratio = size / count
+        plan.append(None if count == size else _weights(size, count, ratio, periodic))
+    return plan, fits
+
+
 def resample(specimen: Specimen, voxel_nm: float | Sequence[float]) -> Specimen:
     """The specimen on voxels of another size; differentiable in the solid fraction.
 
@@ -56,24 +77,72 @@ def resample(specimen: Specimen, voxel_nm: float | Sequence[float]) -> Specimen:
         InputError: bad voxel size, or voxels larger than the specimen.
     """
     voxel_nm = voxel_size(voxel_nm)
-    solid, periodic = specimen.solid, specimen.periodic
-    first = solid.ndim - 3  # after the phases, if there are several
-    for number, (old_nm, new_nm) in enumerate(zip(specimen.voxel_nm, voxel_nm, strict=True)):
-        axis = first + number
-        size, ratio = solid.shape[axis], new_nm / old_nm
-        new = int(np.floor(size / ratio + _TOLERANCE))
-        if new < 1:
-            raise InputError(
-                f"voxel_nm is {new_nm:g} along axis {number} but the specimen measures only "
-                f"{size * old_nm:g} nm there; ask for smaller voxels."
-            )
-        if abs(new * ratio - size) > _TOLERANCE * ratio:
-            periodic = False
-        else:
-            ratio = size / new
-        if new == size:
-            continue
-        weights = jnp.asarray(_weights(size, new, ratio, specimen.periodic), solid.dtype)
-        solid = jnp.moveaxis(jnp.tensordot(weights, solid, axes=(1, axis)), 0, axis)
+    solid = specimen.solid
+    plan, periodic = _plan(solid.shape, specimen.voxel_nm, voxel_nm, specimen.periodic)
+    for axis, weights in enumerate(plan, start=solid.ndim - 3):
+        if weights is not None:
+            moved = jnp.tensordot(jnp.asarray(weights, solid.dtype), solid, axes=(1, axis))
+            solid = jnp.moveaxis(moved, 0, axis)
     # Rounding of the weights may step over 1 by one part in ten million.
     return Specimen(solid=jnp.clip(solid, 0, 1), voxel_nm=voxel_nm, periodic=periodic)
+
+
+class ResampledVolume:
+    """`resample` of a volume that is read by ranges of layers (`fibsim.slabs.VolumeLike`).
+
+    A layer has the same bits in whatever range it is read. Not differentiable; equal to `resample`
+    up to rounding.
+
+    Attributes:
+        shape: ``(z, y, x)``, or ``(phase, z, y, x)``, of the new grid.
+        voxel_nm: size of its voxels.
+    """
+
+    def __init__(self, volume, *, old_nm: Sequence[float], voxel_nm: float | Sequence[float]):
+        """Of fractions in ``volume``, whose voxels are ``old_nm`` in size (z, y, x).
+
+        Raises:
+            InputError: as `resample`.
+        """
+        from scipy.sparse import csr_array
+
+        self._volume, self.voxel_nm = volume, voxel_size(voxel_nm)
+        plan, _ = _plan(volume.shape, old_nm, self.voxel_nm, periodic=False)
+        old = volume.shape[-3:]
+        sizes = (n if w is None else len(w) for n, w in zip(old, plan, strict=True))
+        self.shape = (*volume.shape[:-3], *sizes)
+        self._depth, *self._lateral = (
+            None if weights is None else csr_array(weights.astype(np.float32)) for weights in plan
+        )
+
+    def __getitem__(self, index) -> np.ndarray:
+        rows = index[-1] if isinstance(index, tuple) else index
+        start, stop, _ = rows.indices(self.shape[-3])
+        if self._depth is None:
+            return self._across(self._read(start, stop))
+        weights = self._depth[start:stop].tocsc()
+        out = np.zeros((*self.shape[:-3], stop - start, *self._volume.shape[-2:]), np.float32)
+        # One layer after the other, always in the same order: memory is that of the new layers,
+        # and sums round alike wherever a range begins.
+        for layer in np.unique(weights.nonzero()[1]):
+            here = slice(weights.indptr[layer], weights.indptr[layer + 1])
+            read = self._read(layer, layer + 1)[..., 0, :, :]
+            for new, weight in zip(weights.indices[here], weights.data[here], strict=True):
+                out[..., new, :, :] += weight * read
+        return self._across(out)
+
+    def _read(self, start: int, stop: int) -> np.ndarray:
+        rows = slice(int(start), int(stop))
+        many = len(self._volume.shape) == 4
+        return np.asarray(self._volume[:, rows] if many else self._volume[rows], np.float32)
+
+    def _across(self, layers: np.ndarray) -> np.ndarray:
+        along_y, along_x = self._lateral
+        if along_y is None and along_x is None:
+            return layers if self._depth is None else np.clip(layers, 0, 1)
+        flat = layers.reshape(-1, *layers.shape[-2:])
+        out = np.empty((len(flat), *self.shape[-2:]), np.float32)
+        for number, layer in enumerate(flat):
+            layer = layer if along_y is None else along_y @ layer
+            out[number] = layer if along_x is None else (along_x @ layer.T).T
+        return np.clip(out, 0, 1).reshape(*layers.shape[:-2], *self.shape[-2:])
