@@ -101,7 +101,9 @@ def lines_of(comparison: Comparison) -> list[str]:
     if not telling:
         lines.append("no single statistic of the patches tells them apart")
         return lines
-    lines.append("most telling statistics (median over the simulated patches, over the real ones):")
+    lines.append(
+        "most telling statistics (of the simulated patches, of the real ones; AUC of each alone):"
+    )
     return lines + [f"  {gap.sentence()}" for gap in telling]
 
 

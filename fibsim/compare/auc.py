@@ -5,19 +5,20 @@ The AUC is the probability that a random simulated patch scores higher than a ra
     AUC = mean_ij [s_i > r_j] + [s_i = r_j] / 2
 
 Patches are no independent draws: those of one column of tissue show the same pores, and those of
-one slice share its focus and brightness. The variance is DeLong's (DeLong, DeLong & Clarke-Pearson
-1988, doi 10.2307/2531595), in which the placement of every patch among those of the other side is
-summed over dependent patches before it is squared (Obuchowski 1997, doi 10.2307/2533958), here
-over columns and over slices at once (Cameron, Gelbach & Miller 2011, doi
-10.1198/jbes.2010.07136)::
+one slice share its focus and brightness. They are worth fewer independent ones (Kish 1965)::
 
-    variance = V(columns) + V(slices) - V(patches),  at least V(columns) and V(slices)
+    number = patches / effect,  effect = V / V(patches),
+    V = V(columns) + V(slices) - V(patches), at least V(columns) and V(slices)
 
-A variance estimated so is zero where all patches are told apart, and a symmetric interval would
-leave [0, 1]. The variance is therefore only used to find how many independent patches would have
-it, by the law of Hanley & McNeil (1982, doi 10.1148/radiology.143.1.7063747), and the interval is
-the score interval for this number (Newcombe 2006, doi 10.1002/sim.2324): all values of the AUC
-under which the one found is not unlikely.
+with the variance ``V(groups)`` of a mean if only members of one group depend on each other, here
+over columns and slices at once (Cameron, Gelbach & Miller 2011, doi 10.1198/jbes.2010.07136). The
+mean is that of the scores' ranks within their own side, on a normal scale: unlike the variance of
+the AUC itself (DeLong 1988, Obuchowski 1997), which is zero where all patches are told apart, it
+tells the dependence at any AUC.
+
+The interval holds all values of the AUC under which the one found is not unlikely, for as many
+independent patches (Newcombe 2006, doi 10.1002/sim.2324), by the variance of Hanley & McNeil
+(1982, doi 10.1148/radiology.143.1.7063747).
 """
 
 import dataclasses
@@ -27,7 +28,15 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import norm, rankdata
 
-__all__ = ["Auc", "Scored", "mean_auc", "numbered", "placements", "score_interval"]
+__all__ = [
+    "Auc",
+    "Scored",
+    "independent_number",
+    "mean_auc",
+    "numbered",
+    "placements",
+    "score_interval",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,45 +74,44 @@ def placements(scores: np.ndarray, others: np.ndarray) -> np.ndarray:
     return (everything - rankdata(scores)) / len(others)
 
 
-def _clustered(parts: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> float:
-    """Variance of ``sum(parts)`` if only parts of equal label depend on each other."""
-    _, index = np.unique(labels, return_inverse=True)
-    sums = np.bincount(index, parts)
-    # The mean that was subtracted takes a degree of freedom, in each fold if labels keep to one.
-    nested = numbered(labels, fold).max() + 1 == len(sums)
-    lost = len(np.unique(fold)) if nested else 1
-    return float(np.sum(sums**2)) * len(sums) / max(len(sums) - lost, 1)
-
-
 def numbered(*labels: np.ndarray) -> np.ndarray:
     """One number, from 0, for each combination of labels."""
     return np.unique(np.stack(labels, axis=1), axis=0, return_inverse=True)[1].ravel()
 
 
-def _variance(parts: np.ndarray, side: Sequence[Scored]) -> tuple[float, int]:
-    """Variance of one side's contribution, and the number of its columns."""
+def _variance(values: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> float:
+    """Variance of ``sum(values)`` if only values of equal label depend on each other.
+
+    Values have mean 0 in every fold.
+    """
+    _, index = np.unique(labels, return_inverse=True)
+    sums = np.bincount(index, values)
+    # The mean takes a degree of freedom, in each fold if labels keep to one.
+    nested = numbered(labels, fold).max() + 1 == len(sums)
+    lost = len(np.unique(fold)) if nested else 1
+    return float(np.sum(sums**2)) * len(sums) / max(len(sums) - lost, 1)
+
+
+def independent_number(side: Sequence[Scored]) -> float:
+    """How many independent patches the folds of one side are worth."""
     fold = np.repeat(np.arange(len(side)), [len(one.score) for one in side])
+    ranks = np.concatenate([rankdata(one.score) / (len(one.score) + 1) for one in side])
+    normal = norm.ppf(ranks)
     column = numbered(fold, np.concatenate([one.column for one in side]))
     layer = np.concatenate([one.slice for one in side])
-    both = numbered(column, layer)
-    by_column, by_slice, by_patch = (_clustered(parts, one, fold) for one in (column, layer, both))
-    return max(by_column + by_slice - by_patch, by_column, by_slice), int(column.max()) + 1
+    by_column, by_slice, by_patch = (
+        _variance(normal, label, fold) for label in (column, layer, numbered(column, layer))
+    )
+    if by_patch == 0:
+        return float(len(normal))
+    effect = max(by_column + by_slice - by_patch, by_column, by_slice) / by_patch
+    return len(normal) / max(effect, 1.0)
 
 
 def _hanley_mcneil(auc: float, number: float) -> float:
     """Variance of an AUC of ``number`` independent patches of each side."""
     q = (1 - auc) / (2 - auc) + auc / (1 + auc)
     return auc * (1 - auc) * (1 + (number - 1) * q) / number**2
-
-
-def _equivalent_number(auc: float, variance: float) -> float:
-    """Independent patches of each side that give an AUC this variance."""
-    product = auc * (1 - auc)
-    if variance <= 0 or product <= 0:
-        return np.inf
-    q = (1 - auc) / (2 - auc) + auc / (1 + auc)
-    root = np.sqrt((product * q) ** 2 + 4 * variance * product * (1 - q))
-    return float((product * q + root) / (2 * variance))
 
 
 def score_interval(auc: float, number: float, *, level: float = 0.95) -> tuple[float, float]:
@@ -135,26 +143,15 @@ def mean_auc(
         simulated, real: the folds of both sides.
         retrained: each fold was scored by a classifier of its own, trained on the other folds.
             The folds then depend on each other and vary with what was trained on, for which the
-            variance is multiplied by ``1 + K / (K - 1)`` for ``K`` folds (Nadeau & Bengio 2003,
+            number is divided by ``1 + K / (K - 1)`` for ``K`` folds (Nadeau & Bengio 2003,
             doi 10.1023/A:1024068626366).
         level: confidence of the interval.
     """
-    folds = len(real)
-    weight = np.array(
-        [min(len(s.score), len(r.score)) for s, r in zip(simulated, real, strict=True)], float
-    )
-    weight /= weight.sum()
-    value, parts = 0.0, ([], [])
-    for w, s, r in zip(weight, simulated, real, strict=True):
-        above = placements(s.score, r.score)
-        below = 1 - placements(r.score, s.score)
-        auc = float(above.mean())
-        value += w * auc
-        parts[0].append(w * (above - auc) / len(above))
-        parts[1].append(w * (below - auc) / len(below))
-    found = [_variance(np.concatenate(p), s) for p, s in ((parts[0], simulated), (parts[1], real))]
-    number = min(_equivalent_number(value, sum(v for v, _ in found)), min(n for _, n in found))
-    if retrained and folds > 1:
-        number /= 1 + folds / (folds - 1)
-    low, high = score_interval(value, max(number, 1.0), level=level)
-    return Auc(value, low, high)
+    pairs = list(zip(simulated, real, strict=True))
+    weight = [min(len(s.score), len(r.score)) for s, r in pairs]
+    each = [placements(s.score, r.score).mean() for s, r in pairs]
+    value = float(np.average(each, weights=weight))
+    number = 2 / sum(1 / independent_number(side) for side in (simulated, real))
+    if retrained and len(pairs) > 1:
+        number /= 1 + len(pairs) / (len(pairs) - 1)
+    return Auc(value, *score_interval(value, max(number, 1.0), level=level))

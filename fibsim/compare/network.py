@@ -26,15 +26,17 @@ _FIRST = 256
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How the network is trained.
+    """How the classifiers are trained.
 
     Attributes:
-        steps: optimiser steps.
+        patches: of each side, from all over the stacks, to train on those outside the guard.
+        steps: optimiser steps of the network.
         batch: patches of each side per step.
         learning_rate: of AdamW, falling to zero on a cosine.
         weight_decay: of AdamW.
     """
 
+    patches: int = 2400
     steps: int = 300
     batch: int = 32
     learning_rate: float = 3e-3

@@ -15,7 +15,6 @@ from fibsim.compare.auc import numbered
 from fibsim.errors import InputError
 
 __all__ = [
-    "FOLDS",
     "Patches",
     "Side",
     "check_size",
@@ -25,7 +24,8 @@ __all__ = [
     "random_patches",
 ]
 
-FOLDS = 4
+_FOLDS = 4
+_COLUMN = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Side:
     patch: int
     depth: int
     along_x: bool = False
-    folds: int = FOLDS
+    folds: int = _FOLDS
 
     @property
     def windows(self) -> np.ndarray:
@@ -61,7 +61,7 @@ class Patches:
     Attributes:
         grey: grey values; ``(patch, channel, slice, y, x)``.
         corner: first voxel of each; ``(patch, 3)`` as z, y, x.
-        column: number of the column of tissue that it lies in; ``(patch,)``.
+        column: number of its column of tissue, at least 32 pixels wide; ``(patch,)``.
     """
 
     grey: Float[np.ndarray, "patch channel slice y x"]
@@ -72,8 +72,8 @@ class Patches:
 def _options(slices: int, width: int, patch: int, depth: int) -> list[tuple[bool, int]]:
     """(along x, folds) that the size allows, best first."""
     fits = [
-        (slices >= 6 * depth, False, FOLDS),
-        (width >= 4 * patch, True, FOLDS),
+        (slices >= 6 * depth, False, _FOLDS),
+        (width >= 4 * patch, True, _FOLDS),
         (slices >= 4 * depth, False, 2),
         (width >= 3 * patch, True, 2),
     ]
@@ -153,7 +153,10 @@ def _block(side: Side, fold: int) -> tuple[int, int, int, int, int]:
 
 def _patches(side: Side, corner: np.ndarray) -> Patches:
     grey = np.moveaxis(side.windows[:, *corner.T], 0, 1)
-    return Patches(grey, corner, numbered(side.run[corner[:, 0]], corner[:, 1], corner[:, 2]))
+    # Small patches side by side show the same ligament: a column is no narrower than this.
+    width = side.patch * -(-_COLUMN // side.patch)
+    z, y, x = corner.T
+    return Patches(grey, corner, numbered(side.run[z], y // width, x // width))
 
 
 def random_patches(side: Side, number: int, rng: np.random.Generator) -> Patches:
