@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 import tyro
 
 from fibsim.console import (
+    ImageOptions,
     Options,
+    OptionsOfImages,
     StackOptions,
     announce,
     progress_bar,
@@ -167,6 +169,50 @@ class Fit:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compare:
+    """Can a classifier tell a simulated from a real stack? Its held-out AUC, and what it sees.
+
+    0.5: the simulation cannot be told apart; 1: always.
+    """
+
+    real: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="REAL")]
+    """Folder, file or NAME of the recorded stack; options of a stack are this one's."""
+    simulated: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SIMULATED")]
+    """The same of a simulated stack, or an instrument file (.yaml) with a specimen section, of
+    which stacks are drawn."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("comparison")
+    """Folder to write; must not hold anything yet."""
+    patch: int = 32
+    """Height and width of a patch in pixels."""
+    depth: int = 3
+    """Slices of a patch."""
+    steps: int = 300
+    """Training steps of each classifier."""
+    seed: int = 0
+    """Seed of simulated stacks, weights and batches."""
+    options: OptionsOfImages = dataclasses.field(default_factory=ImageOptions)
+
+    def run(self) -> None:
+        from fibsim.compare_command import compare_to_folder
+
+        if self.steps < 1:
+            raise InputError(f"--steps is {self.steps}, expected at least 1.")
+        use_compilation_cache()
+        compare_to_folder(
+            self.real,
+            self.simulated,
+            self.out,
+            overrides=self.options.overrides(),
+            patch=self.patch,
+            depth=self.depth,
+            steps=self.steps,
+            seed=self.seed,
+            announce=announce,
+            progress=progress_bar,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Montecarlo:
     """Electron by electron: images of a voxel specimen, or the yields of a flat material."""
 
@@ -317,6 +363,7 @@ def main(argv: list[str] | None = None) -> int:
         "inspect": Inspect,
         "simulate": Simulate,
         "fit": Fit,
+        "compare": Compare,
         "montecarlo": Montecarlo,
         "calibrate": Calibrate,
         "doctor": Doctor,
