@@ -8,6 +8,13 @@ from fibsim.fit.optimise import check_fittable as check_fittable
 from fibsim.fit.optimise import draw_sample as draw_sample
 from fibsim.fit.optimise import fit_instrument as fit_instrument
 from fibsim.fit.optimise import slices_below as slices_below
+from fibsim.fit.regress import ChannelResidual as ChannelResidual
+from fibsim.fit.regress import RegressionResult as RegressionResult
+from fibsim.fit.regress import RegressionSettings as RegressionSettings
+from fibsim.fit.regress import moved_by as moved_by
+from fibsim.fit.regress import regress_instrument as regress_instrument
+from fibsim.fit.regress import regression_unknowns as regression_unknowns
+from fibsim.fit.regress import stack_residual as stack_residual
 from fibsim.fit.unknowns import Unknown as Unknown
 from fibsim.fit.unknowns import apply_unknowns as apply_unknowns
 from fibsim.fit.unknowns import default_unknowns as default_unknowns
@@ -15,8 +22,11 @@ from fibsim.fit.unknowns import specimen_unknowns as specimen_unknowns
 from fibsim.fit.unknowns import start_point as start_point
 
 __all__ = [
+    "ChannelResidual",
     "FitResult",
     "FitSettings",
+    "RegressionResult",
+    "RegressionSettings",
     "Unknown",
     "apply_unknowns",
     "check_fittable",
@@ -25,7 +35,11 @@ __all__ = [
     "fit_best_kind",
     "fit_instrument",
     "grey_levels",
+    "moved_by",
+    "regress_instrument",
+    "regression_unknowns",
     "slices_below",
     "specimen_unknowns",
+    "stack_residual",
     "start_point",
 ]
