@@ -24,6 +24,7 @@ from fibnet.data import SimulatedData, deep_enough, draw_training_stack, grey_st
 from fibnet.losses import segmentation_loss, soft_dice
 from fibnet.model import ModelConfig, UNet, make_model, stack_windows
 from fibnet.segmenter import Segmenter, graph_of, normalised
+from fibsim.fit import RegressionSettings
 from fibsim.fit.choose import AUTOMATIC_KINDS
 
 __all__ = ["PRESETS", "Preset", "TrainSettings", "train"]
@@ -57,6 +58,7 @@ class Preset:
         rounds: most rounds of the alternation with the segmenter (`fibnet.alternate`).
         first_steps: steps of the training before it, instead of those of ``train``.
         retrain: training in each of its rounds.
+        regression: refit of the instrument in each of its rounds.
         fit_steps: optimiser steps of the instrument's fit.
         kinds: specimen generators tried when the stack names none.
         description: for the help text.
@@ -74,6 +76,7 @@ class Preset:
     fit_steps: int
     kinds: tuple[str, ...]
     description: str
+    regression: RegressionSettings = dataclasses.field(default_factory=RegressionSettings)
 
 
 PRESETS: dict[str, Preset] = {

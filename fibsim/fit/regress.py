@@ -248,7 +248,8 @@ def _pose(stack, probability, instrument, prior, unknowns, settings):
         misfit=free["misfit"],
         surfaces=(jnp.asarray(surfaces, dtype), jnp.asarray(fraction, dtype)),
     )
-    model = (tuple(unknowns.items()), settings)
+    # The interpolation is not part of what is compiled.
+    model = (tuple(unknowns.items()), dataclasses.replace(settings, interpolation=None))
     return place, known, free, model
 
 
@@ -276,7 +277,7 @@ def stack_residual(
     )
     if milling is not None:
         free["slices"] = in_prior_sd(milling, instrument, settings)
-    return _better_interpolation(place, free, known, model)[1]
+    return _better_interpolation(place, settings.interpolation, free, known, model)[1]
 
 
 def regress_instrument(
@@ -320,8 +321,8 @@ def regress_instrument(
     place, known, free, model = _pose(
         stack, solid_probability, instrument, prior, unknowns, settings
     )
+    where, start, crops = _better_interpolation(place, settings.interpolation, free, known, model)
     settings, slices = model[1], stack.num_slices
-    where, start, crops = _better_interpolation(place, free, known, model)
     free["misfit"] = jnp.log(jnp.maximum(start.misfit_grey, 1.0)).astype(free["misfit"].dtype)
     known = dataclasses.replace(known, misfit=free["misfit"])
 
@@ -388,9 +389,9 @@ def _update_by(optimiser: optax.GradientTransformation):
     return update
 
 
-def _better_interpolation(place, free, known, model):
-    """The interpolation that leaves the smaller robust residual, where none is asked for."""
-    asked = model[1].interpolation
+def _better_interpolation(place, asked, free, known, model):
+    """Where crops come from, with the interpolation that leaves the smaller robust residual if
+    none is asked for; its residual; and the crops that this was measured on."""
     found = []
     for name in INTERPOLATIONS if asked is None else (asked,):
         where = place(interpolation=name)
