@@ -19,7 +19,7 @@ from fibnet.cli import main as fibnet_main
 from fibsim.cli import main as fibsim_main
 
 HERE = Path(__file__).parent
-STAGES = ["fit", "train", "segment", "measure", "report"]
+STAGES = ["fit", "train", "adapt", "segment", "measure", "report"]
 
 
 def call(*arguments, program="fibnet", **kwargs):

@@ -8,6 +8,13 @@ from fibsim.fit.optimise import fit_instrument as fit_instrument
 from fibsim.fit.optimise import patch_distance as patch_distance
 from fibsim.fit.refine import Refinement as Refinement
 from fibsim.fit.refine import RefineSettings as RefineSettings
+from fibsim.fit.regress import ChannelResidual as ChannelResidual
+from fibsim.fit.regress import RegressionResult as RegressionResult
+from fibsim.fit.regress import RegressionSettings as RegressionSettings
+from fibsim.fit.regress import moved_by as moved_by
+from fibsim.fit.regress import regress_instrument as regress_instrument
+from fibsim.fit.regress import regression_unknowns as regression_unknowns
+from fibsim.fit.regress import stack_residual as stack_residual
 from fibsim.fit.simulated import draw_sample as draw_sample
 from fibsim.fit.simulated import slices_below as slices_below
 from fibsim.fit.start import check_fittable as check_fittable
@@ -21,10 +28,13 @@ from fibsim.fit.unknowns import specimen_unknowns as specimen_unknowns
 from fibsim.fit.unknowns import start_point as start_point
 
 __all__ = [
+    "ChannelResidual",
     "FitResult",
     "FitSettings",
     "RefineSettings",
     "Refinement",
+    "RegressionResult",
+    "RegressionSettings",
     "Unknown",
     "apply_unknowns",
     "check_fittable",
@@ -33,9 +43,13 @@ __all__ = [
     "fit_best_kind",
     "fit_instrument",
     "grey_levels",
+    "moved_by",
     "patch_distance",
+    "regress_instrument",
+    "regression_unknowns",
     "slices_below",
     "specimen_unknowns",
+    "stack_residual",
     "standard_errors",
     "start_point",
     "statements",
