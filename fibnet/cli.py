@@ -39,8 +39,8 @@ class Reconstruct:
     preset: PresetName = "standard"
     """quick: minutes; standard: up to 25 minutes on 2 cores; best: for a GPU or a night."""
     rounds: int | None = None
-    """Most rounds of refitting and retraining on the segmented volume (0: none; default: quick 0,
-    standard 1, best up to 4)."""
+    """Most rounds of refitting and retraining on the segmented volume (0: none; default: 1 for
+    best, else 0)."""
     stages: tuple[StageName, ...] = ("fit", "train", "adapt", "segment", "measure", "report")
     """Stages to run; finished ones are kept."""
     seed: int = 0

@@ -102,7 +102,7 @@ PRESETS: dict[str, Preset] = {
         train=TrainSettings(steps=2000, ema=0.99, checkpoint_every=200, validate_every=200),
         data=SimulatedData(slices=12, side_px=80),
         fit_steps=80,
-        rounds=1,
+        rounds=0,
         first_steps=1200,
         retrain=TrainSettings(
             steps=700, learning_rate=1.5e-3, ema=0.99, checkpoint_every=100, validate_every=100
@@ -119,7 +119,7 @@ PRESETS: dict[str, Preset] = {
             steps=12000, learning_rate=2e-3, ema=0.998, checkpoint_every=500, validate_every=500
         ),
         data=SimulatedData(slices=16, side_px=128),
-        rounds=4,
+        rounds=1,
         first_steps=8000,
         retrain=TrainSettings(
             steps=3000, learning_rate=1e-3, ema=0.998, checkpoint_every=500, validate_every=500
