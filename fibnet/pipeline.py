@@ -83,7 +83,7 @@ class _Job:
         result = fit_best_kind(
             self.stack,
             key=jax.random.key(self.seed),
-            settings=FitSettings(steps=self.preset.fit_steps),
+            settings=FitSettings(steps=self.preset.fit_steps, refine=self.preset.refine),
             kinds=self.preset.kinds,
             progress=lambda kind, step, steps, text: show(step, steps, f"{kind}, {text}"),
         )
@@ -105,6 +105,7 @@ class _Job:
             "real_distance": result.real_distance,
             "loss": [float(v) for v in result.loss],
             "statements": statements(result),
+            "warnings": list(result.warnings),
         }
         stack_io.atomic_write_text(self.out / "fit.json", json.dumps(facts))
         save_instrument(self.out / "instrument.yaml", content)

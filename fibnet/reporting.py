@@ -36,8 +36,8 @@ def _unit(name: str) -> str:
 
 
 def _rows(start, fitted, channel_names) -> list[tuple]:
-    """(parameter, unit, start, fitted) of every leaf that the fit changed."""
-    rows = []
+    """(parameter, unit, start, fitted, standard error) of every leaf that the fit changed."""
+    rows, errors = [], fitted.standard_errors
     before, after = leaves_by_name(start.instrument), leaves_by_name(fitted.instrument)
     for name, value in after.items():
         a, b = np.atleast_1d(before[name]), np.atleast_1d(value)
@@ -45,8 +45,12 @@ def _rows(start, fitted, channel_names) -> list[tuple]:
             continue
         for i in range(len(b)):
             label = f"{name}, {channel_names[i]}" if np.ndim(value) else name
-            rows.append((label, _unit(name), float(a[i]), float(b[i])))
-    rows += [(f"specimen.{k}", _unit(k), start.specimen[k], v) for k, v in fitted.specimen.items()]
+            error = float(np.atleast_1d(errors[name])[i]) if name in errors else None
+            rows.append((label, _unit(name), float(a[i]), float(b[i]), error))
+    for key, value in fitted.specimen.items():
+        name = f"specimen.{key}"
+        error = float(errors[name]) if name in errors else None
+        rows.append((name, _unit(key), start.specimen[key], value, error))
     return rows
 
 
@@ -150,7 +154,7 @@ _POORLY_EXPLAINED = 0.3
 
 
 def _warnings(job: "_Job", facts: dict, fitted) -> list[str]:
-    found = list(job.stack.warnings)
+    found = [*job.stack.warnings, *facts["warnings"], *facts["statements"]]
     rounds = _rounds(job)
     for c, channel in enumerate(job.stack.channels if rounds else ()):
         last = rounds[-1]["retrained" if rounds[-1]["kept"] else "before"]["explained"][c]
@@ -170,15 +174,13 @@ def _warnings(job: "_Job", facts: dict, fitted) -> list[str]:
         found.append(f"The tilt was not stated; the fit estimated {tilt:.1f} degrees.")
     if facts["fitted_distance"] > 2.0 * facts["real_distance"]:
         found.append(
-            f"The simulation still differs from the stack: held-out distance "
+            f"The simulation still differs from the stack: distance "
             f"{facts['fitted_distance']:.3f}, twice the {facts['real_distance']:.3f} between parts "
             "of the stack itself or more. Look at the patches side by side before trusting the "
             "volume."
         )
     if facts["fitted_distance"] > facts["start_distance"]:
-        found.append(
-            "The fit is no closer to held-out parts of the stack than its contrast-matched start."
-        )
+        found.append("The fit is no closer to the stack than its contrast-matched start.")
     return found
 
 

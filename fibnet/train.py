@@ -24,7 +24,7 @@ from fibnet.data import SimulatedData, deep_enough, draw_training_stack, grey_st
 from fibnet.losses import segmentation_loss, soft_dice
 from fibnet.model import ModelConfig, UNet, make_model, stack_windows
 from fibnet.segmenter import Segmenter, graph_of, normalised
-from fibsim.fit import RegressionSettings
+from fibsim.fit import RefineSettings, RegressionSettings
 from fibsim.fit.choose import AUTOMATIC_KINDS
 
 __all__ = ["PRESETS", "Preset", "TrainSettings", "train"]
@@ -60,6 +60,7 @@ class Preset:
         retrain: training in each of its rounds.
         regression: refit of the instrument in each of its rounds.
         fit_steps: optimiser steps of the instrument's fit.
+        refine: its Gauss-Newton steps after these.
         kinds: specimen generators tried when the stack names none.
         description: for the help text.
     """
@@ -74,6 +75,7 @@ class Preset:
     first_steps: int
     retrain: TrainSettings
     fit_steps: int
+    refine: RefineSettings
     kinds: tuple[str, ...]
     description: str
     regression: RegressionSettings = dataclasses.field(default_factory=RegressionSettings)
@@ -88,6 +90,7 @@ PRESETS: dict[str, Preset] = {
         train=TrainSettings(steps=300, learning_rate=6e-3, ema=0.97),
         data=SimulatedData(slices=8, side_px=64),
         fit_steps=40,
+        refine=RefineSettings(rounds=2, simulations=24),
         rounds=0,
         first_steps=300,
         retrain=TrainSettings(steps=150, learning_rate=2e-3, ema=0.97),
@@ -102,6 +105,7 @@ PRESETS: dict[str, Preset] = {
         train=TrainSettings(steps=2000, ema=0.99, checkpoint_every=200, validate_every=200),
         data=SimulatedData(slices=12, side_px=80),
         fit_steps=80,
+        refine=RefineSettings(),
         rounds=0,
         first_steps=1200,
         retrain=TrainSettings(
@@ -125,6 +129,7 @@ PRESETS: dict[str, Preset] = {
             steps=3000, learning_rate=1e-3, ema=0.998, checkpoint_every=500, validate_every=500
         ),
         fit_steps=500,
+        refine=RefineSettings(rounds=8, simulations=80, slope_simulations=4),
         kinds=AUTOMATIC_KINDS,
         description="no time limit; for a GPU or a night",
     ),
