@@ -1,8 +1,9 @@
 """What does the alternation of segmentation and fit gain? On virtual stacks with a known truth.
 
 Claim: where the generator tried is of the wrong kind, one round repairs part of what the network
-gets wrong, more than as many further steps of training on that generator; where the generator is
-right, it brings the instrument closer to the truth and leaves the volume as good as it was.
+gets wrong, more than as many further steps of training on that generator. Where the generator is
+right, the refit brings the instrument closer to the truth; what the retrained network is then worth
+has not been measured.
 
 Command: ``python experiments/alternation.py [--case instrument|kind|all] [--rounds 1]``. Nothing
 that the alternation reads knows the truth; it is used for the scores alone.
