@@ -75,7 +75,7 @@ class RegressionSettings:
     sublayers: int = 3
     below_slices: int | None = None
     interpolation: str | None = None
-    prior_weight: float = 5e-4
+    prior_weight: float = 3e-3
     thickness_sd: float = 0.15
     drift_px: float = 1.0
     brightness_sd: float = 0.03
