@@ -60,7 +60,7 @@ class Preset:
         retrain: training in each of its rounds.
         regression: refit of the instrument in each of its rounds.
         fit_steps: optimiser steps of the instrument's fit.
-        refine: its Gauss-Newton steps after these.
+        refine: its Gauss-Newton steps after these; None for none, and no errors.
         kinds: specimen generators tried when the stack names none.
         description: for the help text.
     """
@@ -75,7 +75,7 @@ class Preset:
     first_steps: int
     retrain: TrainSettings
     fit_steps: int
-    refine: RefineSettings
+    refine: RefineSettings | None
     kinds: tuple[str, ...]
     description: str
     regression: RegressionSettings = dataclasses.field(default_factory=RegressionSettings)
