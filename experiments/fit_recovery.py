@@ -9,7 +9,9 @@ and 5 kV SE, tilt 38 degrees; all interaction numbers, offsets, SE shares, gamma
 moved by 0.8 of their prior's standard deviation, in random directions; gain by 15, probe and
 amplifier noise by 30, dose by 40 %; 1.2 % flicker and curtains, lines of one grey value.
 
-Measured: MEASURED
+Measured, one draw only (seed 0, 257 s, converged, misfit 0.02): 23 of 25 determined unknowns
+within three errors, 42 of all 44; not so ligament size (2.8 % too far, 3.3 errors) and solid
+fraction (0.118 in the logit, 3.7 errors), whose errors are too small. Tilt was known.
 """
 
 import argparse

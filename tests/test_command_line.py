@@ -25,7 +25,7 @@ STAGES = ["fit", "train", "adapt", "segment", "measure", "report"]
 def call(*arguments, program="fibnet", **kwargs):
     script = [str(HERE / "tiny_cli.py")] if program == "fibnet" else ["-m", "fibsim.cli"]
     command = [sys.executable, *script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, **kwargs)
 
 
 @pytest.fixture(scope="module")
