@@ -151,10 +151,12 @@ def compare_to_folder(
     for warning in dict.fromkeys((*recorded.warnings, *imitation.warnings)):
         if not warning.startswith(_UNUSED):
             announce(f"warning: {warning}")
+    out.mkdir(parents=True, exist_ok=True)
 
     key_draw, key_compare = jax.random.split(jax.random.key(seed))
-    stacks = [imitation] if content is None else draw_stacks(content, recorded, key=key_draw)
+    stacks = [imitation]
     if content is not None:
+        stacks = draw_stacks(content, recorded, key=key_draw, patch=patch, depth=depth)
         slices, y, x = stacks[0].images.shape[1:]
         announce(f"drew {len(stacks)} simulated stacks of {slices} slices of {y} x {x} pixels")
     show = progress("compare")

@@ -234,6 +234,13 @@ def test_brightness_is_not_normalised_away_and_floats_share_a_scale(same):
     assert found.auc > 0.9 and found.auc_by_statistic[0].auc.value > 0.9
 
 
+def test_wide_signed_integers_do_not_overflow():
+    signed = (images(3)[:, :4].astype(int) * 250 - 30000).astype(np.int16)
+    wide = dataclasses.replace(stack(), images=signed)
+    back = recorded_as(grey_levels(dataclasses.replace(wide, images=signed.astype(float))), signed)
+    np.testing.assert_array_equal(back, signed)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
 def test_drawn_grey_values_become_what_was_recorded(dtype):
     recorded = images(3)[:, :4].astype(dtype) * (16 if dtype != np.uint8 else 1)
@@ -265,6 +272,16 @@ def test_drawn_grey_values_become_what_was_recorded(dtype):
 def test_stacks_that_do_not_match_are_refused(change, words):
     with pytest.raises(InputError, match=words):
         check_comparable(stack(0), dataclasses.replace(stack(1), **change), patch=16, depth=2)
+
+
+def test_several_small_stacks_are_enough_together():
+    pieces = [dataclasses.replace(stack(1), images=images(1)[:, :3, :, :20])] * 4
+    check_comparable(stack(0), pieces, patch=16, depth=2)
+    with pytest.raises(InputError, match="one size"):
+        check_comparable(stack(0), [*pieces, stack(0)], patch=16, depth=2)
+    thin = dataclasses.replace(stack(1), images=images(1)[:, :1, :, :20])
+    with pytest.raises(InputError, match="fewer than the 2"):
+        check_comparable(stack(0), [*pieces, thin], patch=16, depth=2)
 
 
 def test_slightly_different_pixels_and_few_slices_are_accepted():
@@ -353,3 +370,6 @@ def test_command_names_what_is_wrong(tmp_path, capsys):
         text = capsys.readouterr().err
         assert words in text and text.startswith("error: ") and text.count("\n") == 1
     assert not (tmp_path / "out").exists()
+    blocked = real / "1kV_SE.tif" / "out"
+    assert main(["compare", str(real), str(real), "-o", str(blocked), *OPTIONS]) == 2
+    assert "1kV_SE.tif" in capsys.readouterr().err

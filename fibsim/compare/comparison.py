@@ -29,6 +29,8 @@ __all__ = ["Comparison", "Examples", "StatisticGap", "check_comparable", "compar
 
 _TOLERANCE = 0.05
 _SHOWN = 5
+# Of a side's patches in memory, 1 GiB; reached by patches of 100 pixels in eight channels.
+_MOST_VALUES = 2**28
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,9 @@ def _named(channels) -> str:
     return ", ".join(f"{c.beam_kev:g} kV {c.detector}" for c in channels)
 
 
-def check_comparable(real: Stack, simulated: Stack, *, patch: int, depth: int) -> None:
+def check_comparable(
+    real: Stack, simulated: Stack | Sequence[Stack], *, patch: int, depth: int
+) -> None:
     """Refuse, before any long work, stacks that say something else or are too small.
 
     Raises:
@@ -145,6 +149,24 @@ def check_comparable(real: Stack, simulated: Stack, *, patch: int, depth: int) -
             f"a patch of {patch} pixels and {depth} slices was asked for; expected at least 8 "
             "pixels (--patch) and 1 slice (--depth)."
         )
+    several = _listed(simulated)
+    if len({one.images.shape[2:] for one in several}) != 1:
+        raise InputError("expected at least one simulated stack, all with images of one size.")
+    for one in several:
+        _check_facts(real, one)
+        if one.num_slices < depth:
+            check_size(one.images.shape, patch, depth, "a simulated stack")
+    channels, _, *size = several[0].images.shape
+    total = channels, sum(one.num_slices for one in several), *size
+    check_size(real.images.shape, patch, depth, "the real stack")
+    check_size(total, patch, depth, "the simulated stack")
+
+
+def _listed(simulated: Stack | Sequence[Stack]) -> list[Stack]:
+    return [simulated] if isinstance(simulated, Stack) else list(simulated)
+
+
+def _check_facts(real: Stack, simulated: Stack) -> None:
     a, b = real.channels, simulated.channels
     if len(a) != len(b) or any(
         abs(p.beam_kev / q.beam_kev - 1) > _TOLERANCE or p.detector != q.detector
@@ -161,8 +183,6 @@ def check_comparable(real: Stack, simulated: Stack, *, patch: int, depth: int) -
                 f"{what} is {p:g} in the real stack and {q:g} in the simulated one, expected a "
                 f"difference of {100 * _TOLERANCE:g} % at most; simulate at the real one's."
             )
-    for stack, name in ((real, "the real stack"), (simulated, "the simulated stack")):
-        check_size(stack.images.shape, patch, depth, name)
 
 
 def _common_scale(real: Stack, simulated: Sequence[Stack]) -> tuple[np.ndarray, np.ndarray]:
@@ -174,8 +194,10 @@ def _common_scale(real: Stack, simulated: Sequence[Stack]) -> tuple[np.ndarray, 
     if any(np.issubdtype(s.images.dtype, np.unsignedinteger) for s in stacks):
         grey = [grey_levels(s) for s in stacks]
     else:
-        low = real.images.min(axis=(1, 2, 3), keepdims=True)
-        high = real.images.max(axis=(1, 2, 3), keepdims=True)
+        # Differences of signed integers may leave their type.
+        low, high = (
+            f(real.images, axis=(1, 2, 3), keepdims=True).astype(float) for f in (np.min, np.max)
+        )
         factor = WHITE / np.maximum(high - low, 1e-12)
         grey = [((s.images - low) * factor).astype(np.float32) for s in stacks]
     return grey[0], np.concatenate(grey[1:], axis=1)
@@ -199,7 +221,8 @@ class _Sampled:
     def of(
         cls, side: Side, names: Sequence[str], number: int, rng: np.random.Generator
     ) -> "_Sampled":
-        pool = random_patches(side, number, rng)
+        values = side.images.shape[0] * side.depth * side.patch**2
+        pool = random_patches(side, min(number, _MOST_VALUES // values), rng)
         tests = [held_out(side, fold, rng) for fold in range(side.folds)]
         known = [patch_statistics(patches.grey, names) for patches in (pool, *tests)]
         return cls(side, pool, tests, known[0], known[1:])
@@ -368,7 +391,7 @@ def compare_stacks(
     Args:
         real: the recorded stack.
         simulated: one stack, or several of independent specimens (`draw_stacks`).
-        key: decides weights and batches; the same key gives the same result.
+        key: decides patches, weights and batches; the same key gives the same result.
         patch, depth: size of a patch in pixels and slices.
         settings: of the training.
         progress: called with (step, steps) of the network's training.
@@ -377,9 +400,8 @@ def compare_stacks(
         InputError: as `check_comparable`.
     """
     settings = settings or TrainSettings()
-    several = [simulated] if isinstance(simulated, Stack) else list(simulated)
-    for one in several:
-        check_comparable(real, one, patch=patch, depth=depth)
+    several = _listed(simulated)
+    check_comparable(real, several, patch=patch, depth=depth)
     grey, other = _common_scale(real, several)
     runs = np.repeat(np.arange(len(several)), [one.num_slices for one in several])
     sides = cut_into_folds(
@@ -401,8 +423,7 @@ def compare_stacks(
     channels = range(len(names))
     network = _by_network(a, b, key=key_network, settings=settings, progress=advance)
     statistics = _by_statistics(a, b, channels)
-    # Log odds of two views add up where the views are independent; here they are averaged in
-    # effect, as only the order counts.
+    # Only the order counts: the sum of the log odds is their mean.
     both = [(r + p, s + q) for (r, s), (p, q) in zip(network, statistics, strict=True)]
     auc = _auc(a, b, both)
     single = channels if len(names) > 1 else ()

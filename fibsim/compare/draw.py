@@ -52,8 +52,10 @@ def recorded_as(
     if np.issubdtype(images.dtype, np.unsignedinteger):
         out = grey * (np.iinfo(images.dtype).max / WHITE)
     else:
-        low = images.min(axis=(1, 2, 3), keepdims=True)
-        high = images.max(axis=(1, 2, 3), keepdims=True)
+        # Differences of signed integers may leave their type.
+        low, high = (
+            f(images, axis=(1, 2, 3), keepdims=True).astype(float) for f in (np.min, np.max)
+        )
         out = low + grey * ((high - low) / WHITE)
     if not np.issubdtype(images.dtype, np.integer):
         return out.astype(np.float32)
@@ -65,15 +67,19 @@ def recorded_as(
     )
 
 
-def draw_stacks(content: InstrumentFile, real: Stack, *, key: jax.Array) -> list[Stack]:
+def draw_stacks(
+    content: InstrumentFile, real: Stack, *, key: jax.Array, patch: int = 32, depth: int = 3
+) -> list[Stack]:
     """Stacks of random specimens of an instrument file, at least as much as the real stack in all.
 
     Each shows a specimen of its own, so that a classifier cannot learn one by heart.
 
     Args:
         content: instrument with specimen kind and parameters.
-        real: for the size (at most 24 slices of 128 x 128 pixels each) and for the grey values'
-            type.
+        real: for the size and for the grey values' type.
+        patch, depth: what will be compared. Stacks are no larger than the real one, than 24
+            slices of 128 x 128 pixels, and, where patches are large, than four depths of two
+            patches' side.
 
     Raises:
         InputError: as `check_drawable`.
@@ -83,7 +89,8 @@ def draw_stacks(content: InstrumentFile, real: Stack, *, key: jax.Array) -> list
     slice_nm = round(float(instrument.geometry.slice_nm), 6)
     pixel_nm = round(float(instrument.geometry.pixel_nm), 6)
     _, slices, y, x = real.images.shape
-    shape = (min(slices, _RUN), min(y, _SIDE), min(x, _SIDE))
+    run, side = max(_RUN, 4 * depth), max(_SIDE, 2 * patch)
+    shape = (min(slices, run), min(y, side), min(x, side))
     number = min(max(math.ceil(slices * y * x / math.prod(shape)), _FEWEST), _MOST)
     white = np.asarray(instrument.noise.white_level)[:, None, None, None]
 
