@@ -36,9 +36,10 @@ def _linear_integral(edges: np.ndarray, size: int, periodic: bool) -> np.ndarray
     return inside
 
 
-def _weights(size: int, new: int, ratio: float, periodic: bool) -> np.ndarray:
-    """Matrix (new, size) that averages the old values over the new voxels."""
-    edges = np.arange(new + 1) * ratio
+def _weights(size: int, start: int, stop: int, ratio: float, periodic: bool) -> np.ndarray:
+    """Rows ``start`` to ``stop - 1`` of the matrix (new, size) that averages the old values over
+    the new voxels."""
+    edges = np.arange(start, stop + 1) * ratio
     coarser = ratio >= 1 - _TOLERANCE
     integral = _box_integral(edges, size) if coarser else _linear_integral(edges, size, periodic)
     return np.diff(integral, axis=0) / ratio
@@ -46,8 +47,8 @@ def _weights(size: int, new: int, ratio: float, periodic: bool) -> np.ndarray:
 
 def _plan(
     shape: tuple[int, ...], old_nm: Sequence[float], new_nm: Sequence[float], periodic: bool
-) -> tuple[list[np.ndarray | None], bool]:
-    """Weights of the axes z, y, x, none where nothing changes; and whether it stays periodic."""
+) -> tuple[list[tuple[int, int, float]], bool]:
+    """Old size, new size and ratio of the axes z, y, x, and whether it stays periodic."""
     plan, fits = [], periodic
     for number, (size, old, new) in enumerate(zip(shape[-3:], old_nm, new_nm, strict=True)):
         ratio = new / old
@@ -61,7 +62,7 @@ def _plan(
             fits = False
         else:
             ratio = size / count
-        plan.append(None if count == size else _weights(size, count, ratio, periodic))
+        plan.append((size, count, ratio))
     return plan, fits
 
 
@@ -79,12 +80,21 @@ def resample(specimen: Specimen, voxel_nm: float | Sequence[float]) -> Specimen:
     voxel_nm = voxel_size(voxel_nm)
     solid = specimen.solid
     plan, periodic = _plan(solid.shape, specimen.voxel_nm, voxel_nm, specimen.periodic)
-    for axis, weights in enumerate(plan, start=solid.ndim - 3):
-        if weights is not None:
-            moved = jnp.tensordot(jnp.asarray(weights, solid.dtype), solid, axes=(1, axis))
-            solid = jnp.moveaxis(moved, 0, axis)
+    for axis, (size, new, ratio) in enumerate(plan, start=solid.ndim - 3):
+        if new != size:
+            weights = jnp.asarray(_weights(size, 0, new, ratio, specimen.periodic), solid.dtype)
+            solid = jnp.moveaxis(jnp.tensordot(weights, solid, axes=(1, axis)), 0, axis)
     # Rounding of the weights may step over 1 by one part in ten million.
     return Specimen(solid=jnp.clip(solid, 0, 1), voxel_nm=voxel_nm, periodic=periodic)
+
+
+def _sparse_weights(size: int, new: int, ratio: float):
+    """`_weights` that are not periodic; all but a few of each row are zero."""
+    from scipy.sparse import csr_array, vstack
+
+    starts = range(0, new, 64)
+    rows = (_weights(size, a, min(a + 64, new), ratio, periodic=False) for a in starts)
+    return vstack([csr_array(part.astype(np.float32)) for part in rows], format="csr")
 
 
 class ResampledVolume:
@@ -104,15 +114,11 @@ class ResampledVolume:
         Raises:
             InputError: as `resample`.
         """
-        from scipy.sparse import csr_array
-
         self._volume, self.voxel_nm = volume, voxel_size(voxel_nm)
         plan, _ = _plan(volume.shape, old_nm, self.voxel_nm, periodic=False)
-        old = volume.shape[-3:]
-        sizes = (n if w is None else len(w) for n, w in zip(old, plan, strict=True))
-        self.shape = (*volume.shape[:-3], *sizes)
+        self.shape = (*volume.shape[:-3], *(new for _, new, _ in plan))
         self._depth, *self._lateral = (
-            None if weights is None else csr_array(weights.astype(np.float32)) for weights in plan
+            None if new == size else _sparse_weights(size, new, ratio) for size, new, ratio in plan
         )
 
     def __getitem__(self, index) -> np.ndarray:
