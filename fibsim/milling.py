@@ -14,8 +14,8 @@ __all__ = ["Milling", "apply_shading", "displace", "nominal_milling", "sample_mi
 # Curtains are some pixels wide and persist over neighbouring slices.
 _CURTAIN_WIDTH_PX = 1.5
 _CURTAIN_MEMORY = 0.8
-# No slice is thinner than this fraction of the nominal thickness.
-_THINNEST = 0.2
+THINNEST = 0.2
+"""No slice is thinner than this fraction of the nominal thickness."""
 
 
 @jax.tree_util.register_dataclass
@@ -78,7 +78,7 @@ def sample_milling(
     _, later = jax.lax.scan(persist, smooth[0], smooth[1:])
     curtains = jnp.concatenate([smooth[:1], later])
     return Milling(
-        thickness_nm=nominal * jnp.maximum(stretch, _THINNEST),
+        thickness_nm=nominal * jnp.maximum(stretch, THINNEST),
         drift_nm=faults.drift_nm * jax.random.normal(keys[1], (k, 2), dtype),
         brightness=1.0 + faults.flicker_sd * jax.random.normal(keys[2], (k,), dtype),
         curtain=1.0 + faults.curtain_sd * curtains,

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
-__all__ = ["log_likelihood", "noise_variance", "sample_grey"]
+from fibsim.instrument import Instrument
+
+__all__ = ["channel_noise_variance", "log_likelihood", "noise_variance", "sample_grey"]
 
 _DARK = 1e-6
 
@@ -36,6 +38,23 @@ def noise_variance(
     # Away from zero, where the power's slope is infinite.
     power = jnp.where(bright > _DARK, jnp.maximum(bright, _DARK) ** (2.0 - 1.0 / gamma), 0.0)
     return gamma**2 * gain**2 * power / dose_electrons + read_grey**2
+
+
+def channel_noise_variance(mean: Float[Array, "channel ..."], instrument: Instrument) -> Array:
+    """`noise_variance` of the grey values of all channels of an instrument."""
+    detector, noise = instrument.detector, instrument.noise
+
+    def spread(leaf):
+        return leaf.reshape(-1, *(1,) * (mean.ndim - 1))
+
+    return noise_variance(
+        mean,
+        gain=spread(detector.gain),
+        offset=spread(detector.offset),
+        dose_electrons=spread(noise.dose_electrons),
+        read_grey=spread(noise.read_grey),
+        gamma=spread(detector.gamma),
+    )
 
 
 def sample_grey(

@@ -15,7 +15,7 @@ from fibsim.instrument import Geometry, Instrument
 from fibsim.interaction import channel_coefficients
 from fibsim.layers import Cuts, phase_shares, plan_cuts, slices_of_steps, texture_of
 from fibsim.milling import Milling, displace, nominal_milling, sample_milling
-from fibsim.noise import noise_variance, sample_grey
+from fibsim.noise import channel_noise_variance, sample_grey
 from fibsim.resample import average_depth, depth_weights, map_slices
 from fibsim.specimens.specimen import Specimen, phase_fractions
 
@@ -210,24 +210,12 @@ def add_noise(
     The noise of a slice depends on the key and on the slice's number in the run alone: slabs of a
     run, of which ``first`` is the number of the first slice, get the noise of the whole to the bit.
     """
-
-    def spread(leaf):
-        return leaf[:, None, None]
-
-    detector, noise = instrument.detector, instrument.noise
+    white = instrument.noise.white_level[:, None, None]
 
     def one(inputs):
         number, mean = inputs
-        variance = noise_variance(
-            mean,
-            gain=spread(detector.gain),
-            offset=spread(detector.offset),
-            dose_electrons=spread(noise.dose_electrons),
-            read_grey=spread(noise.read_grey),
-            gamma=spread(detector.gamma),
-        )
         own = jax.random.fold_in(key, number)
-        return sample_grey(mean, variance, spread(noise.white_level), key=own)
+        return sample_grey(mean, channel_noise_variance(mean, instrument), white, key=own)
 
     by_slice = jnp.moveaxis(expected, 1, 0)
     numbers = first + jnp.arange(len(by_slice), dtype=jnp.int32)

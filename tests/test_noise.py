@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from fibsim.detector import grey_value
-from fibsim.noise import log_likelihood, noise_variance, sample_grey
+from fibsim.instrument import replace_by_name
+from fibsim.noise import channel_noise_variance, log_likelihood, noise_variance, sample_grey
 from fibsim.presets import make_instrument
 from fibsim.simulate import add_noise
 
@@ -117,6 +118,23 @@ def test_gamma_bends_the_noise_with_the_signal():
     stated = float(noise_variance(mean, gamma=gamma, **values))
     # The variance of DRAWS samples is known to sqrt(2 / DRAWS) = 0.7 %.
     assert grey.var() == pytest.approx(stated, rel=0.03)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
+def test_every_channel_has_its_own_law(shape):
+    """Gain, offset, dose, amplifier and gamma of each channel, over any axes behind it."""
+    values = dict(gain=[120.0, 80.0], offset=[20.0, 10.0], gamma=[1.0, 1.3])
+    noise = dict(dose_electrons=[45.0, 90.0], read_grey=[3.0, 1.0])
+    instrument = replace_by_name(
+        make_instrument(beam_kev=[1.0, 5.0]),
+        {f"detector.{k}": jnp.asarray(v) for k, v in values.items()}
+        | {f"noise.{k}": jnp.asarray(v) for k, v in noise.items()},
+    )
+    mean = jnp.asarray(np.random.default_rng(0).uniform(30, 200, (2, *shape)))
+    found = channel_noise_variance(mean, instrument)
+    for c in range(2):
+        own = {name: value[c] for name, value in (values | noise).items()}
+        np.testing.assert_allclose(found[c], noise_variance(mean[c], **own), rtol=1e-5)
 
 
 def test_darkness_has_amplifier_noise_only():

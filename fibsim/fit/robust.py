@@ -20,8 +20,8 @@ from jaxtyping import Array, Float
 from fibsim.fit.faces import expected_faces
 from fibsim.fit.unknowns import Unknown, apply_unknowns, log_prior
 from fibsim.instrument import Instrument
-from fibsim.milling import Milling, nominal_milling
-from fibsim.noise import noise_variance
+from fibsim.milling import THINNEST, Milling, nominal_milling
+from fibsim.noise import channel_noise_variance
 
 __all__ = [
     "Crop",
@@ -38,7 +38,6 @@ __all__ = [
 _DEGREES = 4.0
 # Prior of the logarithm of a channel's misfit around its start.
 _MISFIT_SD = 2.0
-_THINNEST = 0.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,7 +140,7 @@ Model = tuple[tuple[tuple[str, Unknown], ...], RegressionSettings]
 def run_of(slices: SliceMilling, instrument: Instrument, width, how: RegressionSettings):
     """The run that a `SliceMilling` stands for; ``width`` is the images' (y, x)."""
     geometry = instrument.geometry
-    stretch = jnp.maximum(1 + how.thickness_sd * slices.thickness, _THINNEST)
+    stretch = jnp.maximum(1 + how.thickness_sd * slices.thickness, THINNEST)
     return dataclasses.replace(
         nominal_milling(instrument, (slices.brightness.shape[0], *width)),
         thickness_nm=geometry.slice_nm * stretch,
@@ -182,17 +181,9 @@ def expected_crop(free, known: Known, crop: Crop, model: Model) -> tuple[Array, 
         surfaces=known.surfaces,
     )
     expected = without_margin(expected, how.margin_px)
-    detector, noise = instrument.detector, instrument.noise
-    each = (slice(None), None, None, None)
-    variance = noise_variance(
-        expected,
-        gain=detector.gain[each],
-        offset=detector.offset[each],
-        dose_electrons=noise.dose_electrons[each],
-        read_grey=noise.read_grey[each],
-    )
+    white = instrument.noise.white_level[:, None, None, None]
     # Where both are black or white nothing is left to explain.
-    return jnp.clip(expected, 0.0, noise.white_level[each]), variance
+    return jnp.clip(expected, 0.0, white), channel_noise_variance(expected, instrument)
 
 
 def regression_objective(free, known: Known, crop: Crop, model: Model) -> Array:
