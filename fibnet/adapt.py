@@ -17,10 +17,9 @@ from jaxtyping import Array, Float
 
 from fibnet.data import SimulatedData, Source, randomise
 from fibsim.fit.faces import level_field
+from fibsim.fit.simulated import draw_specimen, grid_below
 from fibsim.instrument import Instrument
-from fibsim.layers import slices_of_steps
 from fibsim.simulate import sample_stack
-from fibsim.specimens import KINDS, draw
 from fibsim.specimens.specimen import Specimen
 
 __all__ = ["AdaptedSource", "Volume", "cut_volume", "draw_adapted_stack", "volume_to_draw"]
@@ -174,26 +173,26 @@ def draw_adapted_stack(
     key_random, key_which, key_specimen, key_sample = jax.random.split(key, 4)
     around = source.source
     instrument, parameters = randomise(around.instrument, around.specimen, key=key_random)
-    layers = (data.slices + sum(slices_of_steps(data.below_slices))) * data.sublayers
-    shape = (layers, data.side_px, data.side_px)
-    layer_nm = around.slice_nm / data.sublayers
-    voxel_nm = (layer_nm, around.pixel_nm, around.pixel_nm)
+    shape, voxel_nm = grid_below(
+        (data.slices, data.side_px, data.side_px),
+        slice_nm=around.slice_nm,
+        pixel_nm=around.pixel_nm,
+        sublayers=data.sublayers,
+        below_slices=data.below_slices,
+    )
 
     def cut(key):
         return cut_volume(
             source.volume,
             key=key,
             shape=shape,
-            layer_nm=layer_nm,
+            layer_nm=voxel_nm[0],
             imaged_nm=data.slices * around.slice_nm,
         )
 
     def generate(key):
-        # As in fits: a small window of a large specimen, whose own fraction fluctuates.
-        window = {"exact": False} if "exact" in KINDS[around.kind].options else {}
-        return draw(
-            around.kind, key=key, shape=shape, voxel_nm=voxel_nm, **parameters, **window
-        ).astype(source.volume.field.dtype)
+        drawn = draw_specimen(around.kind, parameters, key=key, shape=shape, voxel_nm=voxel_nm)
+        return drawn.astype(source.volume.field.dtype)
 
     from_volume = jax.random.bernoulli(key_which, source.share)
     solid = jax.lax.cond(from_volume, cut, generate, key_specimen)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fibsim.errors import InputError
 from fibsim.fit import (
     apply_unknowns,
+    check_drawable,
     default_unknowns,
     draw_sample,
     slices_below,
@@ -19,7 +19,6 @@ from fibsim.fit import (
 )
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import load_instrument
-from fibsim.specimens import KINDS
 
 __all__ = [
     "SimulatedData",
@@ -116,11 +115,7 @@ def source_from_file(path: str | Path) -> Source:
         InputError: the file is bad or names no (known) specimen.
     """
     content = load_instrument(path)
-    if content.kind not in KINDS:
-        raise InputError(
-            f"{path} names the specimen kind {content.kind!r}, expected one of {list(KINDS)}; add "
-            "a section 'specimen: {kind: ..., ...}' or let fibsim fit write the file."
-        )
+    check_drawable(content, str(path))
     geometry = content.instrument.geometry
     return Source(
         instrument=content.instrument,

@@ -16,6 +16,7 @@ from fibnet.report import (
     write_report,
 )
 from fibsim import io as stack_io
+from fibsim.fit.statements import unit_of
 from fibsim.instrument import leaves_by_name
 from fibsim.instrument_file import load_instrument
 from fibsim.provenance import versions
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
     from fibnet.pipeline import _Job
 
 __all__ = ["write_reconstruction_report"]
-
-# Endings of leaf names -> unit shown.
-_UNITS = {"_nm": "nm", "_kev": "keV", "_deg": "°", "_electrons": "electrons", "_grey": "grey",
-          "gain": "grey/yield", "offset": "grey"}  # fmt: skip
-
-
-def _unit(name: str) -> str:
-    return next((u for end, u in _UNITS.items() if name.endswith(end)), "")
 
 
 def _rows(start, fitted, channel_names) -> list[tuple]:
@@ -46,11 +39,11 @@ def _rows(start, fitted, channel_names) -> list[tuple]:
         for i in range(len(b)):
             label = f"{name}, {channel_names[i]}" if np.ndim(value) else name
             error = float(np.atleast_1d(errors[name])[i]) if name in errors else None
-            rows.append((label, _unit(name), float(a[i]), float(b[i]), error))
+            rows.append((label, unit_of(name), float(a[i]), float(b[i]), error))
     for key, value in fitted.specimen.items():
         name = f"specimen.{key}"
         error = float(errors[name]) if name in errors else None
-        rows.append((name, _unit(key), start.specimen[key], value, error))
+        rows.append((name, unit_of(key), start.specimen[key], value, error))
     return rows
 
 
@@ -120,7 +113,7 @@ def _adaptation_section(rounds: list[dict], names: list[str]) -> AdaptationSecti
         for i, after in enumerate(entry["after"]):
             label = f"{name}, {names[i]}" if len(entry["after"]) > 1 else name
             total = sum(r["unknowns"][name]["moved_sd"][i] for r in rounds)
-            moved.append((label, _unit(name), first[name]["before"][i], after, total))
+            moved.append((label, unit_of(name), first[name]["before"][i], after, total))
     moved.sort(key=lambda row: -abs(row[-1]))
     return AdaptationSection(
         rounds=rows,

@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from fibsim.errors import InputError
+from fibsim.fit.first_guess import half_width
+from fibsim.fit.unknowns import from_free, specimen_unknowns, to_free
 from fibsim.specimens import KINDS, make
 
 __all__ = ["Counted", "Resemblance", "count", "difference", "resembling_kinds"]
@@ -112,12 +114,7 @@ def difference(a: Counted, b: Counted) -> float:
 
 def _half_width(label: np.ndarray) -> float:
     """Pixels along x in which the correlation falls to one half."""
-    found = np.asarray([1.0, *_correlation(label, 2, label.shape[2] // 3)])
-    below = np.nonzero(found < 0.5)[0]
-    if len(below) == 0:
-        return float(len(found))
-    i = int(below[0])
-    return float(i - 1 + (found[i - 1] - 0.5) / (found[i - 1] - found[i]))
+    return half_width(np.asarray([1.0, *_correlation(label, 2, label.shape[2] // 3)]))
 
 
 def resembling_kinds(
@@ -171,10 +168,14 @@ def resembling_kinds(
         fractions = [name for name in guess if name.endswith("fraction")]
         for name in fractions:
             guess[name] = float(label.mean()) ** (1 / len(fractions))
-        names, start = list(guess), np.asarray([_free(n, v) for n, v in guess.items()])
+        unknowns = specimen_unknowns(guess).values()
+        start = np.asarray([to_free(v, u) for v, u in zip(guess.values(), unknowns, strict=True)])
 
-        def values(free, names=names):
-            return {n: _value(n, v) for n, v in zip(names, free, strict=True)}
+        def values(free, names=tuple(guess), unknowns=unknowns):
+            return {
+                name: float(from_free(v, u))
+                for name, v, u in zip(names, free, unknowns, strict=True)
+            }
 
         def miss(free, kind=kind, values=values):
             try:
@@ -205,11 +206,3 @@ def resembling_kinds(
             "the sizes found in the volume; give a larger stack."
         )
     return sorted(found, key=lambda r: r.distance)
-
-
-def _free(name: str, value: float) -> float:
-    return float(np.log(value / (1 - value)) if name.endswith("fraction") else np.log(value))
-
-
-def _value(name: str, free: float) -> float:
-    return float(1 / (1 + np.exp(-free)) if name.endswith("fraction") else np.exp(free))

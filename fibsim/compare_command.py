@@ -14,10 +14,10 @@ from fibsim.compare import (
     Comparison,
     TrainSettings,
     check_comparable,
-    check_drawable,
     compare_stacks,
     draw_stacks,
 )
+from fibsim.fit import check_drawable
 from fibsim.instrument_file import InstrumentFile, load_instrument
 from fibsim.provenance import versions
 from fibsim.stack import Channel, Stack

@@ -104,6 +104,14 @@ class _Job:
         )  # fmt: skip
 
 
+def _grid(instrument: Instrument) -> tuple[int, tuple[float, float, float]]:
+    """Layers per slice, and the specimen's voxels."""
+    slice_nm = float(instrument.geometry.slice_nm)
+    pixel_nm = float(instrument.geometry.pixel_nm)
+    sublayers = default_sublayers(slice_nm, pixel_nm)
+    return sublayers, (slice_nm / sublayers, pixel_nm, pixel_nm)
+
+
 def _drawn(
     instrument: Instrument,
     *,
@@ -114,15 +122,13 @@ def _drawn(
     seed: int,
 ) -> _Job:
     """A specimen of a kind, which is drawn in memory."""
-    geometry = instrument.geometry
-    slice_nm, pixel_nm = float(geometry.slice_nm), float(geometry.pixel_nm)
-    sublayers = default_sublayers(slice_nm, pixel_nm)
+    sublayers, voxel_nm = _grid(instrument)
     key_specimen, key_stack = jax.random.split(jax.random.key(seed))
     specimen = make(
         kind,
         key=key_specimen,
         shape=((slices + sum(slices_of_steps(_BELOW))) * sublayers, side, side),
-        voxel_nm=(slice_nm / sublayers, pixel_nm, pixel_nm),
+        voxel_nm=voxel_nm,
         **parameters,
     )
     volume = np.asarray(specimen.solid)
@@ -140,9 +146,8 @@ def _drawn(
 
 def _stored(file: SpecimenFile, instrument: Instrument, *, slices: int, seed: int) -> _Job:
     """A specimen of a file, checked."""
-    pixel, depth = float(instrument.geometry.pixel_nm), float(instrument.geometry.slice_nm)
-    sublayers = default_sublayers(depth, pixel)
-    volume = ResampledVolume(file, old_nm=file.voxel_nm, voxel_nm=(depth / sublayers, pixel, pixel))
+    sublayers, voxel_nm = _grid(instrument)
+    volume = ResampledVolume(file, old_nm=file.voxel_nm, voxel_nm=voxel_nm)
     check_request(volume.shape, volume.voxel_nm, instrument, slices, sublayers)
     file.check_values()
     return _Job(

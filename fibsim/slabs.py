@@ -141,6 +141,15 @@ def _render(
     return scene, deeper, grey
 
 
+def _source(volume, instrument, voxel_nm, periodic, num_slices, slab_slices, sublayers) -> Source:
+    """The volume to read, after all checks."""
+    voxel_nm = voxel_size(voxel_nm)
+    check_request(tuple(volume.shape), voxel_nm, instrument, num_slices, sublayers)
+    if slab_slices < 1:
+        raise InputError(f"slab_slices is {slab_slices}, expected at least 1.")
+    return Source(volume=volume, voxel_nm=voxel_nm, periodic=periodic, phases=instrument.num_phases)
+
+
 def expected_slabs(
     volume: VolumeLike,
     instrument: Instrument,
@@ -175,16 +184,9 @@ def expected_slabs(
         InputError: a volume of another shape, type or range than expected, lateral voxels that
             differ from the pixel, too shallow, or numbers of slices below 1.
     """
-    voxel_nm = voxel_size(voxel_nm)
-    shape = tuple(volume.shape)
-    check_request(shape, voxel_nm, instrument, num_slices, sublayers)
-    if slab_slices < 1:
-        raise InputError(f"slab_slices is {slab_slices}, expected at least 1.")
+    source = _source(volume, instrument, voxel_nm, periodic, num_slices, slab_slices, sublayers)
     if milling is None:
-        milling = nominal_milling(instrument, (num_slices, *shape[-2:]))
-    source = Source(
-        volume=volume, voxel_nm=voxel_nm, periodic=periodic, phases=instrument.num_phases
-    )
+        milling = nominal_milling(instrument, (num_slices, *volume.shape[-2:]))
     return _slabs(
         source, instrument, milling, num_slices, slab_slices, sublayers, below_slices, progress
     )
@@ -311,17 +313,10 @@ def sample_slabs(
     to the bit, whatever the size of the slabs. Memory, arguments and errors as for
     `expected_slabs`; ``key`` is a typed JAX key.
     """
-    voxel_nm = voxel_size(voxel_nm)
-    shape = tuple(volume.shape)
-    check_request(shape, voxel_nm, instrument, num_slices, sublayers)
-    milling, key_noise = draw_run(instrument, (num_slices, *shape[-2:]), key=key)
-    slabs = expected_slabs(
-        volume, instrument, milling, voxel_nm=voxel_nm, num_slices=num_slices,
-        slab_slices=slab_slices, periodic=periodic, sublayers=sublayers, below_slices=below_slices,
-        progress=progress,
-    )  # fmt: skip
-    source = Source(
-        volume=volume, voxel_nm=voxel_nm, periodic=periodic, phases=instrument.num_phases
+    source = _source(volume, instrument, voxel_nm, periodic, num_slices, slab_slices, sublayers)
+    milling, key_noise = draw_run(instrument, (num_slices, *volume.shape[-2:]), key=key)
+    slabs = _slabs(
+        source, instrument, milling, num_slices, slab_slices, sublayers, below_slices, progress
     )
     return _recorded(slabs, source, instrument, milling, key_noise)
 

@@ -6,7 +6,6 @@ from fibsim.compare.comparison import Examples as Examples
 from fibsim.compare.comparison import StatisticGap as StatisticGap
 from fibsim.compare.comparison import check_comparable as check_comparable
 from fibsim.compare.comparison import compare_stacks as compare_stacks
-from fibsim.compare.draw import check_drawable as check_drawable
 from fibsim.compare.draw import draw_stacks as draw_stacks
 from fibsim.compare.network import TrainSettings as TrainSettings
 
@@ -17,7 +16,6 @@ __all__ = [
     "StatisticGap",
     "TrainSettings",
     "check_comparable",
-    "check_drawable",
     "compare_stacks",
     "draw_stacks",
 ]

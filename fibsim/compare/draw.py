@@ -7,38 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from fibsim.errors import InputError
-from fibsim.fit import draw_sample, slices_below
+from fibsim.fit import check_drawable, draw_sample, slices_below
 from fibsim.fit.first_guess import WHITE
 from fibsim.instrument_file import InstrumentFile
 from fibsim.simulate import default_sublayers
-from fibsim.specimens import KINDS
 from fibsim.stack import Channel, Stack
 
-__all__ = ["check_drawable", "draw_stacks", "recorded_as"]
+__all__ = ["draw_stacks", "recorded_as"]
 
 _RUN, _SIDE = 24, 128
 _FEWEST, _MOST = 8, 24
-
-
-def check_drawable(content: InstrumentFile, name: str) -> None:
-    """Whether an instrument file says what specimen to draw.
-
-    Raises:
-        InputError: it does not, or names a kind or parameter that does not exist.
-    """
-    if content.kind not in KINDS:
-        raise InputError(
-            f"{name} names the specimen kind {content.kind!r}, expected one of {', '.join(KINDS)}; "
-            "add a section 'specimen: {kind: ..., ...}' or let fibsim fit write the file."
-        )
-    known = KINDS[content.kind].parameters
-    for parameter in content.specimen:
-        if parameter not in known:
-            raise InputError(
-                f"{name} gives specimen {content.kind} the parameter {parameter!r}, expected "
-                f"{', '.join(known)}; correct its specimen section."
-            )
 
 
 def recorded_as(

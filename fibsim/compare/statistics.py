@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import minimum_filter, uniform_filter
 
+from fibsim.fit.first_guess import noise_response, noise_sd
+
 __all__ = ["Statistic", "patch_statistics"]
 
 _LAGS = (1, 2, 4, 8)
@@ -61,23 +63,13 @@ def _shape(grey: Grey) -> tuple[np.ndarray, np.ndarray]:
     return skewness, (square * square).mean((1, 2, 3)) / variance**2
 
 
-def _second_difference(grey: Grey) -> np.ndarray:
-    """In y of that in x, which locally linear structure has none of: 6 times the noise (s.d.)."""
-    return np.abs(np.diff(np.diff(grey, n=2, axis=-1), n=2, axis=-2))
-
-
-def _noise(grey: Grey) -> np.ndarray:
-    """Noise as `fibsim.fit.first_guess.noise_sd` estimates it, per patch."""
-    return np.median(_second_difference(grey), axis=(1, 2, 3)) / (6 * 0.6745)
-
-
 def _noise_where(grey: Grey, inside: np.ndarray) -> np.ndarray:
     """Noise of the pixels whose 3 x 3 neighbours are all inside a mask (Immerkaer 1996, doi
     10.1006/cviu.1996.0060: by the mean); nan if there are none.
     """
     whole = minimum_filter(inside, (1, 1, 3, 3))[:, :, 1:-1, 1:-1]
     number = whole.sum((1, 2, 3))
-    total = np.where(whole, _second_difference(grey), 0).sum((1, 2, 3))
+    total = np.where(whole, np.abs(noise_response(grey)), 0).sum((1, 2, 3))
     return np.where(number > 0, total / np.maximum(number, 1), np.nan) * np.sqrt(np.pi / 2) / 6
 
 
@@ -113,7 +105,7 @@ def _of_channel(grey: Grey) -> list[tuple[str, np.ndarray, bool, str]]:
         ("bright level (95 %)", bright, False, "grey"),
         ("share of black", 100 * np.mean(grey <= 0, axes), False, "%"),
         ("share of white", 100 * np.mean(grey >= 255, axes), False, "%"),
-        ("noise", _noise(grey), True, "grey"),
+        ("noise", noise_sd(grey), True, "grey"),
         ("noise of dark parts", _noise_where(grey, ~solid), True, "grey"),
         ("noise of bright parts", _noise_where(grey, solid), True, "grey"),
         ("step in x", _rms(np.diff(grey, axis=3)), True, "grey"),

@@ -15,6 +15,7 @@ from fibsim.fit.regress import moved_by as moved_by
 from fibsim.fit.regress import regress_instrument as regress_instrument
 from fibsim.fit.regress import regression_unknowns as regression_unknowns
 from fibsim.fit.regress import stack_residual as stack_residual
+from fibsim.fit.simulated import check_drawable as check_drawable
 from fibsim.fit.simulated import draw_sample as draw_sample
 from fibsim.fit.simulated import slices_below as slices_below
 from fibsim.fit.start import check_fittable as check_fittable
@@ -37,6 +38,7 @@ __all__ = [
     "RegressionSettings",
     "Unknown",
     "apply_unknowns",
+    "check_drawable",
     "check_fittable",
     "default_unknowns",
     "draw_sample",

@@ -9,7 +9,9 @@ __all__ = [
     "guess_faults",
     "guess_feature_nm",
     "guess_tilt_deg",
+    "half_width",
     "noise_by_brightness",
+    "noise_response",
     "noise_sd",
 ]
 
@@ -31,15 +33,19 @@ def grey_levels(stack: Stack) -> np.ndarray:
     return (out - low) * (WHITE / np.maximum(high - low, 1e-12))
 
 
+def noise_response(images: np.ndarray) -> np.ndarray:
+    """The mask ``[1 -2 1]^T [1 -2 1]``, 0 where grey values are locally linear; of white noise it
+    makes 6 times its standard deviation (Immerkaer 1996, doi 10.1006/cviu.1996.0060)."""
+    return np.diff(np.diff(images, n=2, axis=-1), n=2, axis=-2)
+
+
 def noise_sd(images: np.ndarray) -> np.ndarray:
     """Standard deviation of white noise per channel of ``(channel, slice, y, x)``.
 
-    The mask ``[1 -2 1]^T [1 -2 1]`` cancels locally linear structure; the noise is its median
-    absolute response over ``6 x 0.6745`` (after Immerkaer 1996, doi 10.1006/cviu.1996.0060, with
-    the median for robustness against edges).
+    Median absolute `noise_response` over ``6 x 0.6745``: Immerkaer's estimate with the median
+    for robustness against edges. Of ``(patch, slice, y, x)`` it is the noise of every patch.
     """
-    second = np.diff(np.diff(images, n=2, axis=-1), n=2, axis=-2)
-    flat = np.abs(second.reshape(second.shape[0], -1))
+    flat = np.abs(noise_response(images).reshape(images.shape[0], -1))
     return np.median(flat, axis=1) / (6 * 0.6745)
 
 
@@ -85,7 +91,7 @@ def noise_by_brightness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     intercepts, slopes = [], []
     for channel in images:
-        bumps = np.diff(np.diff(channel, n=2, axis=-1), n=2, axis=-2)
+        bumps = noise_response(channel)
         size = channel.shape
         local = sum(
             channel[..., i : size[-2] - 2 + i, j : size[-1] - 2 + j]
@@ -113,6 +119,18 @@ def _whitened(images: np.ndarray) -> np.ndarray:
     return out / (out.std((-2, -1), keepdims=True) + 1e-6)
 
 
+def half_width(correlation: np.ndarray) -> float:
+    """Lag at which a correlation first falls below half of its first value, between lags by a
+    straight line; the number of lags if it never does."""
+    half = 0.5 * correlation[0]
+    below = np.nonzero(correlation < half)[0]
+    if len(below) == 0:
+        return float(len(correlation))
+    i = int(below[0])
+    left, right = correlation[i - 1], correlation[i]
+    return float(i - 1 + (left - half) / (left - right))
+
+
 def guess_feature_nm(images: np.ndarray, pixel_nm: float) -> float:
     """Width at which the in-plane autocorrelation along x falls to half, in nm.
 
@@ -123,12 +141,7 @@ def guess_feature_nm(images: np.ndarray, pixel_nm: float) -> float:
     corr = _correlation(first, first)[0]
     corr = corr[: len(corr) // 2]
     corr[0] = max(2 * corr[1] - corr[2], corr[1])
-    below = np.nonzero(corr < 0.5 * corr[0])[0]
-    if len(below) == 0:
-        return float(len(corr) * pixel_nm)
-    i = int(below[0])
-    left, right = corr[i - 1], corr[i]
-    return float((i - 1 + (left - 0.5 * corr[0]) / (left - right)) * pixel_nm)
+    return half_width(corr) * float(pixel_nm)
 
 
 def guess_tilt_deg(images: np.ndarray, pixel_nm: float, slice_nm: float) -> float:

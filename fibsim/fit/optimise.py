@@ -23,6 +23,7 @@ import optax
 
 from fibsim.errors import InputError
 from fibsim.fit.crops import crop_grid, random_crop, split_stack
+from fibsim.fit.descent import limited_adam, mean_of_last_quarter
 from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
 from fibsim.fit.first_guess import grey_levels, guess_feature_nm, guess_tilt_deg
 from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
@@ -195,27 +196,24 @@ class _Problem:
 def _descend(objective, origin, key, settings: FitSettings, optimiser, progress):
     """Follow a noisy objective downhill; the mean of the last quarter of the path, and losses."""
     if optimiser is None:
-        schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.steps, alpha=0.1)
-        # A single unlucky draw must not throw the path: the step is limited.
-        optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.98))
+        optimiser = limited_adam(settings.learning_rate, settings.steps)
+    losses: list[float] = []
 
     @jax.jit
-    def step(free, state, key):
+    def update(free, state, key):
         loss, gradient = jax.value_and_grad(objective)(free, key)
         gradient = jax.tree.map(jnp.nan_to_num, gradient)
-        update, state = optimiser.update(gradient, state, free)
-        return optax.apply_updates(free, update), state, loss
+        change, state = optimiser.update(gradient, state, free)
+        return optax.apply_updates(free, change), state, loss
 
-    free, state = origin, optimiser.init(origin)
-    tail = settings.steps - max(settings.steps // 4, 1)
-    mean, losses = jax.tree.map(jnp.zeros_like, origin), []
-    for i in range(settings.steps):
-        free, state, loss = step(free, state, jax.random.fold_in(key, i))
+    def step(i, free, state):
+        free, state, loss = update(free, state, jax.random.fold_in(key, i))
         losses.append(float(loss))
-        if i >= tail:
-            mean = jax.tree.map(lambda m, f: m + f / (settings.steps - tail), mean, free)
         if progress is not None:
             progress(i + 1, settings.steps, f"loss {losses[-1]:.3f}")
+        return free, state
+
+    mean = mean_of_last_quarter(origin, optimiser.init(origin), settings.steps, step)
     if not np.all(np.isfinite(losses)):
         raise InputError(
             "the fit did not stay finite; check the voltages, the pixel size and the material "

@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Float
 
 from fibsim.errors import InputError
+from fibsim.fit.descent import limited_adam, mean_of_last_quarter
 from fibsim.fit.faces import INTERPOLATIONS, face_surfaces, level_field, mirrored
 from fibsim.fit.first_guess import grey_levels
 from fibsim.fit.robust import (
@@ -337,23 +338,20 @@ def regress_instrument(
 
     def follow(free, part, steps, optimiser, update, rng, first=None):
         """Descend in the entries ``part`` of ``free``; the mean over the path's last quarter."""
-        chosen = {name: free[name] for name in part}
-        state = optimiser.init(chosen)
-        tail, mean = steps - max(steps // 4, 1), jax.tree.map(jnp.zeros_like, chosen)
-        for i in range(steps):
+        start = {name: free[name] for name in part}
+
+        def step(_, chosen, state):
             crop = where.random(rng, first)
             loss, gradient = _value_and_grad({**free, **chosen}, known, crop, model)
-            chosen, state = update({name: gradient[name] for name in part}, state, chosen)
-            if i >= tail:
-                mean = jax.tree.map(lambda m, c: m + c / (steps - tail), mean, chosen)
             losses.append(float(loss))
             if progress is not None:
                 progress(len(losses), total, losses[-1])
-        return {**free, **mean} if steps else free
+            return update({name: gradient[name] for name in part}, state, chosen)
+
+        return {**free, **mean_of_last_quarter(start, optimiser.init(start), steps, step)}
 
     if optimiser is None:
-        rate = optax.cosine_decay_schedule(settings.learning_rate, max(settings.steps, 1), 0.1)
-        optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.98))
+        optimiser = limited_adam(settings.learning_rate, settings.steps)
     rng = np.random.default_rng(seed)
     parts = ("unknowns", "slices", "misfit")
     free = follow(free, parts, settings.steps, optimiser, _update_by(optimiser), rng)

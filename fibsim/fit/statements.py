@@ -20,7 +20,7 @@ UNDETERMINED = 0.2
 # An error grows by half where this share of the expected scatter is missed.
 _MISFIT = 2.0
 _CORRELATED = 0.9
-_UNITS = {"nm": "nm", "deg": "°", "grey": "grey values", "electrons": "electrons", "kev": "keV"}
+_UNITS = {"nm": "nm", "deg": "°", "grey": "grey", "electrons": "electrons", "kev": "keV"}
 
 
 def unit_of(name: str) -> str:
@@ -29,8 +29,10 @@ def unit_of(name: str) -> str:
     >>> unit_of("geometry.tilt_deg")
     '°'
     """
-    if name.endswith(("gain", "offset")):
-        return "grey values"
+    if name.endswith("gain"):
+        return "grey/yield"
+    if name.endswith("offset"):
+        return "grey"
     return _UNITS.get(name.rsplit("_", 1)[-1], "")
 
 
