@@ -129,11 +129,14 @@ class Noise:
         dose_electrons: effective beam electrons per pixel (beam electrons divided by the excess
             variance of emission and detection); (channel,).
         read_grey: standard deviation of the amplifier in grey values; (channel,).
+        bunching: how skew counting noise is, ``<k^3> <k> / <k^2>^2`` of the k electrons that a
+            beam electron yields: 1 for Poisson statistics, 1.5 for secondaries; (channel,).
         white_level: grey value of saturation (255 for 8 bit); (channel,).
     """
 
     dose_electrons: Float[Array, " channel"]
     read_grey: Float[Array, " channel"]
+    bunching: Float[Array, " channel"]
     white_level: Float[Array, " channel"]
 
 
@@ -217,6 +220,7 @@ _RANGES = {
     "detector.astigmatism_diagonal": (-0.7, 0.7),
     "noise.dose_electrons": (1e-3, 1e9),
     "noise.read_grey": (0.0, 1e5),
+    "noise.bunching": (0.0, 100.0),
     "noise.white_level": (1.0, 1e6),
     "faults.thickness_sd": (0.0, 1.0),
     "faults.drift_nm": (0.0, 1e4),

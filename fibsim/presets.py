@@ -111,7 +111,12 @@ def make_instrument(
             astigmatism=each(0.0),
             astigmatism_diagonal=each(0.0),
         ),
-        noise=Noise(dose_electrons=each(60.0), read_grey=each(2.0), white_level=each(white_level)),
+        noise=Noise(
+            dose_electrons=each(60.0),
+            read_grey=each(2.0),
+            bunching=1.0 + 0.5 * se_fraction,
+            white_level=each(white_level),
+        ),
         faults=MillingFaults(
             thickness_sd=scalar(0.0),
             drift_nm=scalar(0.0),

@@ -15,7 +15,7 @@ from fibsim.instrument import Geometry, Instrument
 from fibsim.interaction import channel_coefficients
 from fibsim.layers import Cuts, phase_shares, plan_cuts, slices_of_steps, texture_of
 from fibsim.milling import Milling, displace, nominal_milling, sample_milling
-from fibsim.noise import channel_noise_variance, sample_grey
+from fibsim.noise import channel_noise, sample_grey
 from fibsim.resample import average_depth, depth_weights, map_slices
 from fibsim.specimens.specimen import Specimen, phase_fractions
 
@@ -215,7 +215,8 @@ def add_noise(
     def one(inputs):
         number, mean = inputs
         own = jax.random.fold_in(key, number)
-        return sample_grey(mean, channel_noise_variance(mean, instrument), white, key=own)
+        variance, skewness = channel_noise(mean, instrument)
+        return sample_grey(mean, variance, white, skewness, key=own)
 
     by_slice = jnp.moveaxis(expected, 1, 0)
     numbers = first + jnp.arange(len(by_slice), dtype=jnp.int32)

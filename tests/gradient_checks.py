@@ -18,7 +18,7 @@ from fibsim.fit.robust import Crop, Known, SliceMilling, regression_objective
 from fibsim.instrument import leaves_by_name, replace_by_name
 from fibsim.materials import material
 from fibsim.milling import Milling
-from fibsim.noise import log_likelihood, noise_variance
+from fibsim.noise import log_likelihood, noise_skewness, noise_variance
 from fibsim.specimens import Specimen, make_specimen
 
 TOLERANCE = 1e-4
@@ -240,13 +240,19 @@ def check_likelihood():
     rng = np.random.default_rng(4)
     signal = jnp.asarray(rng.uniform(0, 1.6, 200))
     grey = jnp.asarray(np.clip(rng.normal(120, 90, 200), 0, 255))
-    values = dict(gain=131.0, offset=19.0, dose_electrons=23.0, read_grey=4.3, gamma=0.9)
+    values = dict(
+        gain=131.0, offset=19.0, dose_electrons=23.0, read_grey=4.3, gamma=0.9, bunching=1.4
+    )
     values = {name: jnp.asarray(value) for name, value in values.items()}
 
     @jax.jit
     def likelihood(values):
         mean = values["offset"] + values["gain"] * signal
-        return jnp.sum(log_likelihood(grey, mean, noise_variance(mean, **values), 255.0))
+        values = dict(values)
+        read, bunching = values.pop("read_grey"), values.pop("bunching")
+        variance = noise_variance(mean, read_grey=read, **values)
+        skewness = noise_skewness(mean, variance, bunching=bunching, **values)
+        return jnp.sum(log_likelihood(grey, mean, variance, 255.0, skewness))
 
     gradient = jax.grad(likelihood)(values)
     return [

@@ -8,7 +8,13 @@ from scipy import stats
 
 from fibsim.detector import grey_value
 from fibsim.instrument import replace_by_name
-from fibsim.noise import channel_noise_variance, log_likelihood, noise_variance, sample_grey
+from fibsim.noise import (
+    channel_noise,
+    log_likelihood,
+    noise_skewness,
+    noise_variance,
+    sample_grey,
+)
 from fibsim.presets import make_instrument
 from fibsim.simulate import add_noise
 
@@ -125,16 +131,94 @@ def test_every_channel_has_its_own_law(shape):
     """Gain, offset, dose, amplifier and gamma of each channel, over any axes behind it."""
     values = dict(gain=[120.0, 80.0], offset=[20.0, 10.0], gamma=[1.0, 1.3])
     noise = dict(dose_electrons=[45.0, 90.0], read_grey=[3.0, 1.0])
+    bunching = {"noise.bunching": jnp.asarray([1.5, 0.8])}
     instrument = replace_by_name(
         make_instrument(beam_kev=[1.0, 5.0]),
         {f"detector.{k}": jnp.asarray(v) for k, v in values.items()}
-        | {f"noise.{k}": jnp.asarray(v) for k, v in noise.items()},
+        | {f"noise.{k}": jnp.asarray(v) for k, v in noise.items()}
+        | bunching,
     )
     mean = jnp.asarray(np.random.default_rng(0).uniform(30, 200, (2, *shape)))
-    found = channel_noise_variance(mean, instrument)
+    variance, skewness = channel_noise(mean, instrument)
     for c in range(2):
         own = {name: value[c] for name, value in (values | noise).items()}
-        np.testing.assert_allclose(found[c], noise_variance(mean[c], **own), rtol=1e-5)
+        np.testing.assert_allclose(variance[c], noise_variance(mean[c], **own), rtol=1e-5)
+        del own["read_grey"]
+        stated = noise_skewness(mean[c], variance[c], bunching=[1.5, 0.8][c], **own)
+        np.testing.assert_allclose(skewness[c], stated, rtol=1e-5)
+
+
+def bunched_grey(signal, *, dose, mean_bunch, count=200_000, seed=0):
+    """Grey values of compound Poisson counts: bunches of geometric size, one per beam electron.
+
+    The dose that makes their variance the stated one, and their bunching, by the bunch's moments.
+    """
+    rng = np.random.default_rng(seed)
+    share = 1 / (1 + mean_bunch)
+    bunch = rng.geometric(share, 2_000_000) - 1.0
+    moments = [np.mean(bunch**n) for n in (1, 2, 3)]
+    beam = dose * moments[1] / moments[0] ** 2  # beam electrons per pixel at signal 1
+    number = rng.poisson(beam * signal, count)
+    # A sum of geometric numbers is negative binomial.
+    total = np.where(number > 0, rng.negative_binomial(np.maximum(number, 1), share), 0)
+    grey = TRUTH["offset"] + TRUTH["gain"] * total / (beam * moments[0])
+    return grey, moments[2] * moments[0] / moments[1] ** 2
+
+
+@pytest.mark.parametrize("signal", [0.1, 0.9])
+def test_skew_noise_is_that_of_bunched_electrons(signal):
+    """Moments, and shares below and above some levels, of counts that arrive in bunches."""
+    dose = 60.0
+    wanted, bunching = bunched_grey(signal, dose=dose, mean_bunch=1.3)
+    mean = jnp.full(200_000, TRUTH["offset"] + TRUTH["gain"] * signal)
+    law = dict(gain=TRUTH["gain"], offset=TRUTH["offset"], dose_electrons=dose)
+    variance = noise_variance(mean, read_grey=0.0, **law)
+    skewness = noise_skewness(mean, variance, bunching=bunching, **law)
+    grey = np.asarray(sample_grey(mean, variance, 1e9, skewness, key=jax.random.key(1)), float)
+    assert bunching == pytest.approx(1.4, abs=0.1)
+    assert grey.mean() == pytest.approx(wanted.mean(), rel=0.01)
+    assert grey.std() == pytest.approx(wanted.std(), rel=0.02)
+    assert stats.skew(grey) == pytest.approx(stats.skew(wanted), rel=0.15)
+    normal = np.asarray(sample_grey(mean, variance, 1e9, key=jax.random.key(2)), float)
+    for level in (-1.5, 2.5):
+        at = wanted.mean() + level * wanted.std()
+        shares = [np.mean((v > at) == (level > 0)) for v in (wanted, grey, normal)]
+        # Nearer than the normal law by far, or as near as numbers of counts allow.
+        assert abs(shares[1] - shares[0]) < max(0.35 * abs(shares[2] - shares[0]), 0.002)
+
+
+def test_bend_of_gamma_is_in_the_skewness():
+    """Against counts that are bent as the detector bends them."""
+    gamma, dose, signal = 1.5, 400.0, 0.9
+    counts = np.random.default_rng(3).poisson(signal * dose, 400_000) / dose
+    grey = grey_value(jnp.asarray(counts), TRUTH["gain"], TRUTH["offset"], gamma)
+    mean = grey_value(jnp.asarray(signal), TRUTH["gain"], TRUTH["offset"], gamma)
+    law = dict(gain=TRUTH["gain"], offset=TRUTH["offset"], dose_electrons=dose, gamma=gamma)
+    variance = noise_variance(mean, read_grey=0.0, **law)
+    stated = float(noise_skewness(mean, variance, bunching=1.0, **law))
+    assert stated > 2 / np.sqrt(signal * dose)
+    assert stats.skew(np.asarray(grey, float)) == pytest.approx(stated, rel=0.06)
+
+
+@pytest.mark.parametrize("skewness", [0.0, 0.05, 0.4, 1.2])
+def test_likelihood_of_skew_noise_is_normalised_and_that_of_the_sampler(skewness):
+    """Density and cut-off shares sum to one; shares below some levels are the samples'."""
+    mean, variance = jnp.asarray(40.0), jnp.asarray(400.0)
+    edges = jnp.linspace(1e-3, 120 - 1e-3, 20_001)
+    density = np.exp(np.asarray(log_likelihood(edges, mean, variance, 120.0, skewness), float))
+    below, above = np.exp(
+        np.asarray(log_likelihood(jnp.array([0.0, 120.0]), mean, variance, 120.0, skewness), float)
+    )
+    levels = np.asarray(edges, float)
+    cumulated = below + np.concatenate(
+        [[0], np.cumsum(np.diff(levels) * (density[1:] + density[:-1]) / 2)]
+    )
+    assert cumulated[-1] + above == pytest.approx(1.0, abs=2e-4)
+    grey = sample_grey(
+        jnp.full(DRAWS, 40.0), jnp.full(DRAWS, 400.0), 120.0, skewness, key=jax.random.key(8)
+    )
+    shares = np.mean(np.asarray(grey)[:, None] <= levels[::2000], axis=0)
+    np.testing.assert_allclose(shares, cumulated[::2000], atol=4 * 0.5 / np.sqrt(DRAWS))
 
 
 def test_darkness_has_amplifier_noise_only():
@@ -150,9 +234,13 @@ def test_gradients_at_zero_intensity_are_finite(read_grey):
     def loss(values):
         mean = values["offset"] + values["gain"] * signal
         variance = noise_variance(mean, **values)
-        grey = sample_grey(mean, variance, WHITE, key=jax.random.key(0))
+        skewness = noise_skewness(
+            mean, variance, bunching=1.5, **{k: v for k, v in values.items() if k != "read_grey"}
+        )
+        grey = sample_grey(mean, variance, WHITE, skewness, key=jax.random.key(0))
         recorded = jnp.array([20.0, 0.0, WHITE])
-        return jnp.sum(grey) + jnp.sum(log_likelihood(recorded, mean, variance, WHITE))
+        likelihood = log_likelihood(recorded, mean, variance, WHITE, skewness)
+        return jnp.sum(grey) + jnp.sum(likelihood)
 
     values = {k: jnp.asarray(v) for k, v in {**TRUTH, "read_grey": read_grey}.items()}
     for name, slope in jax.grad(loss)(values).items():

@@ -86,7 +86,7 @@ def test_bad_requests_write_nothing(file, tmp_path, capsys, changes, words):
     assert not out.exists()
 
 
-def test_ctrl_c_between_slabs_leaves_no_file(file, tmp_path):
+def test_ctrl_c_between_slabs_leaves_no_file(file, tmp_path, request):
     """A real signal, once the first slab is done."""
     out = tmp_path / "out"
     seen = []
@@ -99,6 +99,9 @@ def test_ctrl_c_between_slabs_leaves_no_file(file, tmp_path):
 
         return show
 
+    # A shell has programs that it starts in the background ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt):
         simulate_to_folder(
             "tilted52", out, specimen=str(file), specimen_voxel_nm=(2.5, 3.2, 3.2), parameters={},

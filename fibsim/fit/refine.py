@@ -106,6 +106,7 @@ class Refinement:
             1 where the model describes the recording.
         deviations: (recorded - simulated) / expected error of every moment.
         steps: largest move of each step, in standard errors.
+        last_moved: the unknown that moved most in the last step.
         slopes: J; ``(moment, unknown)``.
     """
 
@@ -116,6 +117,7 @@ class Refinement:
     misfit: float
     deviations: Float[np.ndarray, " moment"]
     steps: list[float]
+    last_moved: str
     slopes: Float[np.ndarray, "moment unknown"]
 
     @property
@@ -213,6 +215,7 @@ def refine(
         return np.asarray(simulate(flat.split(vector), keys), float)
 
     moves: list[float] = []
+    last_moved = ""
     found: list[np.ndarray] = []
     for turn in range(settings.rounds):
         samples = sweep(at)
@@ -238,7 +241,9 @@ def refine(
             # errors or a quarter of the prior's, whichever is longer.
             longest = float(np.max(np.abs(move) / np.maximum(2 * error, 0.25 * flat.prior_sd)))
             at = at + move / max(1.0, longest)
-            in_round.append(float(np.max(np.abs(move) / error)))
+            relative = np.abs(move) / error
+            last_moved = flat.names[int(np.argmax(relative))]
+            in_round.append(float(np.max(relative)))
             moves.append(in_round[-1])
             if moves[-1] < _SMALL:
                 break
@@ -269,5 +274,6 @@ def refine(
         misfit=misfit,
         deviations=deviation / expected,
         steps=moves,
+        last_moved=last_moved,
         slopes=slopes,
     )

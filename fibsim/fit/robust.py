@@ -21,7 +21,7 @@ from fibsim.fit.faces import expected_faces
 from fibsim.fit.unknowns import Unknown, apply_unknowns, log_prior
 from fibsim.instrument import Instrument
 from fibsim.milling import THINNEST, Milling, nominal_milling
-from fibsim.noise import channel_noise_variance
+from fibsim.noise import channel_noise
 
 __all__ = [
     "Crop",
@@ -183,7 +183,7 @@ def expected_crop(free, known: Known, crop: Crop, model: Model) -> tuple[Array, 
     expected = without_margin(expected, how.margin_px)
     white = instrument.noise.white_level[:, None, None, None]
     # Where both are black or white nothing is left to explain.
-    return jnp.clip(expected, 0.0, white), channel_noise_variance(expected, instrument)
+    return jnp.clip(expected, 0.0, white), channel_noise(expected, instrument)[0]
 
 
 def regression_objective(free, known: Known, crop: Crop, model: Model) -> Array:

@@ -20,6 +20,7 @@ UNDETERMINED = 0.2
 # An error grows by half where this share of the expected scatter is missed.
 _MISFIT = 2.0
 _CORRELATED = 0.9
+_OWN_UNITS = {"gain": "grey/yield", "offset": "grey"}
 _UNITS = {"nm": "nm", "deg": "°", "grey": "grey", "electrons": "electrons", "kev": "keV"}
 
 
@@ -28,11 +29,12 @@ def unit_of(name: str) -> str:
 
     >>> unit_of("geometry.tilt_deg")
     '°'
+    >>> unit_of("interaction.edge_gain")
+    ''
     """
-    if name.endswith("gain"):
-        return "grey/yield"
-    if name.endswith("offset"):
-        return "grey"
+    last = name.split(".")[-1]
+    if last in _OWN_UNITS:
+        return _OWN_UNITS[last]
     return _UNITS.get(name.rsplit("_", 1)[-1], "")
 
 
@@ -97,8 +99,9 @@ def statements(result: FitResult) -> list[str]:
     said = []
     if not refinement.converged:
         said.append(
-            f"The fit did not converge: its last step was {refinement.steps[-1]:.1f} standard "
-            "errors; give it more steps, and check the voltages, tilt and material stated."
+            f"The fit did not converge: its last step moved {refinement.last_moved} by "
+            f"{refinement.steps[-1]:.1f} standard errors; give it more "
+            "steps, and check the voltages, tilt and material stated."
         )
     if refinement.misfit > _MISFIT:
         worst = np.argsort(-np.abs(refinement.deviations))[:3]
