@@ -213,6 +213,48 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
+class Design:
+    """Which voltages to record of a specimen, and how long: choices ranked by expected error.
+
+    Takes the instrument file of a fit, simulates its specimen at all candidate voltages, and
+    lets a classifier learn solid and pore from every choice at equal total exposure.
+    """
+
+    instrument: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="INSTRUMENT")]
+    """Instrument file with a specimen section, as fibsim fit writes it."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("design")
+    """Folder to write; must not hold anything yet."""
+    beam_kev: tuple[float, ...] = (0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
+    """Candidate beam energies."""
+    detector: tuple[str, ...] = ()
+    """Candidate detectors, SE or BSE, of those in the file (default: all of them)."""
+    exposure: tuple[float, ...] = ()
+    """Total exposures to compare at, in images of the fitted dose; the channels of a choice share
+    them alike (default: 1, the number of fitted channels, and twice that)."""
+    most: int = 3
+    """Channels of a choice at most."""
+    seed: int = 0
+    """Seed of specimens, noise and pixels."""
+
+    def run(self) -> None:
+        from fibsim.design_command import design_to_folder
+
+        use_compilation_cache()
+        show = progress_bar("design")
+        design_to_folder(
+            self.instrument,
+            self.out,
+            beam_kev=self.beam_kev,
+            detectors=self.detector,
+            exposures=self.exposure,
+            most=self.most,
+            seed=self.seed,
+            announce=announce,
+            progress=show,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Montecarlo:
     """Electron by electron: images of a voxel specimen, or the yields of a flat material."""
 
@@ -364,6 +406,7 @@ def main(argv: list[str] | None = None) -> int:
         "simulate": Simulate,
         "fit": Fit,
         "compare": Compare,
+        "design": Design,
         "montecarlo": Montecarlo,
         "calibrate": Calibrate,
         "doctor": Doctor,

@@ -1,6 +1,7 @@
 """The work behind ``fibsim compare``: two stacks, or a stack and an instrument, into a folder."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from fibsim.compare import (
 )
 from fibsim.fit import check_drawable
 from fibsim.instrument_file import InstrumentFile, load_instrument
+from fibsim.picture_file import write_picture
 from fibsim.provenance import versions
 from fibsim.stack import Channel, Stack
 
@@ -107,17 +109,10 @@ def lines_of(comparison: Comparison) -> list[str]:
     return lines + [f"  {gap.sentence()}" for gap in telling]
 
 
-def _write_picture(comparison: Comparison, path: Path, announce: Callable[[str], None]) -> bool:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        announce("matplotlib is not installed: the picture was left out")
-        return False
+def _draw(comparison: Comparison, path: Path) -> None:
     from fibsim.compare.picture import draw_picture
 
-    with io.atomic_path(path) as temporary:
-        draw_picture(comparison, temporary)
-    return True
+    draw_picture(comparison, path)
 
 
 def compare_to_folder(
@@ -181,6 +176,7 @@ def compare_to_folder(
         **mapping_of(comparison),
         "versions": versions(),
     }
-    drawn = _write_picture(comparison, out / "compare.png", announce)
+    picture = out / "compare.png"
+    drawn = write_picture(picture, functools.partial(_draw, comparison), announce=announce)
     io.atomic_write_text(out / "compare.json", json.dumps(facts, indent=1) + "\n")
-    announce(f"wrote {out / 'compare.json'}" + (f" and {out / 'compare.png'}" if drawn else ""))
+    announce(f"wrote {out / 'compare.json'}" + (f" and {picture}" if drawn else ""))
