@@ -251,6 +251,39 @@ class Calibrate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Milling:
+    """Find the thickness, drift and flicker of every slice from the images alone."""
+
+    stack: tyro.conf.Positional[Path]
+    """Folder, file or NAME of the stack."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("milling")
+    """Folder to write; must not hold anything yet."""
+    reposition: bool = False
+    """Whether to write the stack with its slices put back, on an even grid."""
+    interpolation: Literal["nearest", "linear", "cubic"] = "linear"
+    """Between the two slices around a depth."""
+    options: Options = dataclasses.field(default_factory=StackOptions)
+
+    def run(self) -> None:
+        from fibsim import io
+
+        io.require_new_folder(self.out)
+        stack = io.read_stack(self.stack, overrides=self.options.overrides())
+        from fibsim.milling_command import milling_to_folder
+
+        for warning in stack.warnings:
+            announce(f"warning: {warning}")
+        milling_to_folder(
+            stack,
+            self.out,
+            repositioned=self.reposition,
+            interpolation=self.interpolation,
+            announce=announce,
+            progress=lambda done, total, text: announce(f"{text} ({done} of {total})"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Show versions, devices and memory, and run a tiny simulation as a check."""
 
@@ -288,6 +321,7 @@ def main(argv: list[str] | None = None) -> int:
         "inspect": Inspect,
         "simulate": Simulate,
         "fit": Fit,
+        "milling": Milling,
         "montecarlo": Montecarlo,
         "calibrate": Calibrate,
         "doctor": Doctor,
