@@ -135,9 +135,10 @@ def _prior(unknowns: Unknowns, thickness: float, shift_px: Float[np.ndarray, " 2
 
 
 def _slowness(count: int) -> np.ndarray:
-    """Variance of the cosine modes of a random walk with unit steps; the mean's is none."""
-    mode = np.arange(1, count)
-    return np.concatenate([[0.0], 1 / (2 - 2 * np.cos(math.pi * mode / count))])
+    """Variance of the cosine modes of a random walk with unit steps; the mean gets the last."""
+    mode = np.arange(count)
+    mode[0] = count
+    return 1 / (2 - 2 * np.cos(math.pi * mode / count))
 
 
 def _widening(terms: _Terms, unknowns: Unknowns) -> np.ndarray:
@@ -146,7 +147,7 @@ def _widening(terms: _Terms, unknowns: Unknowns) -> np.ndarray:
     The likelihood is that of a Gaussian specimen with one covariance. Real ones hold fewer
     independent features and differ from place to place, most of all over many slices. Per
     unknown, cosine mode by cosine mode, the variance between tiles over the expected one is
-    fitted by ``a + b / (2 - 2 cos(pi m / n))``, white noise and a random walk.
+    fitted by a power of ``1 / (2 - 2 cos(pi m / n))``, the modes of a random walk.
 
     Returns:
         The matrix that widens errors.
@@ -162,16 +163,16 @@ def _widening(terms: _Terms, unknowns: Unknowns) -> np.ndarray:
         cosine = dct(np.eye(count), norm="ortho", axis=0)
         expected = np.einsum("mk,kl,ml->m", cosine, covariance[block, block], cosine)
         found = ((deviation[:, block] @ cosine.T) ** 2).sum(0) / (tiles - 1)
-        slow = _slowness(count)
+        slow = np.log(_slowness(count))
         used = expected > 1e-6 * expected.max()
         ratio = found[used] / expected[used]
 
-        def misfit(log, ratio=ratio, slow=slow[used]):
-            share = 1 + math.exp(log[0]) + math.exp(log[1]) * slow
-            return np.sum(np.log(share) + ratio / share)
+        def misfit(law, ratio=ratio, slow=slow[used]):
+            log_share = law[0] + law[1] * slow
+            return np.sum(log_share + ratio * np.exp(-log_share))
 
-        best = minimize(misfit, (0.0, -1.0), method="Nelder-Mead", options=dict(maxiter=400)).x
-        share = 1 + math.exp(best[0]) + math.exp(best[1]) * slow
+        law = minimize(misfit, (0.0, 0.5), method="Nelder-Mead").x
+        share = np.maximum(np.exp(law[0] + max(law[1], 0.0) * slow), 1.0)
         out[block, block] = cosine.T @ (np.sqrt(share)[:, None] * cosine)
     return out
 
