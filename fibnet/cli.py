@@ -19,7 +19,7 @@ from fibsim.console import (
 __all__ = ["main"]
 
 PresetName = Literal["quick", "standard", "best"]
-StageName = Literal["fit", "train", "segment", "measure", "report"]
+StageName = Literal["fit", "train", "adapt", "segment", "measure", "report"]
 Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 
@@ -28,7 +28,8 @@ class Reconstruct:
     """From a recorded stack to a measured solid/pore volume and a report.
 
     Reads and checks the stack, fits the instrument, trains a segmenter on simulated data for it,
-    segments, measures, and reports. Every stage's result is kept: call again to go on.
+    refits and retrains on what it segments, segments, measures, and reports. Every stage's result
+    is kept: call again to go on.
     """
 
     stack: tyro.conf.Positional[Path]
@@ -37,7 +38,10 @@ class Reconstruct:
     """Work folder: new, empty, or of the same reconstruction."""
     preset: PresetName = "standard"
     """quick: minutes; standard: up to 25 minutes on 2 cores; best: for a GPU or a night."""
-    stages: tuple[StageName, ...] = ("fit", "train", "segment", "measure", "report")
+    rounds: int | None = None
+    """Most rounds of refitting and retraining on the segmented volume (0: none; default: 1 for
+    best, else 0)."""
+    stages: tuple[StageName, ...] = ("fit", "train", "adapt", "segment", "measure", "report")
     """Stages to run; finished ones are kept."""
     seed: int = 0
     """Decides every random draw."""
@@ -58,6 +62,7 @@ class Reconstruct:
             stack,
             self.out,
             preset=self.preset,
+            rounds=self.rounds,
             seed=self.seed,
             stages=self.stages,
             truth=truth,

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fibsim.errors import InputError
 from fibsim.fit import (
     apply_unknowns,
+    check_drawable,
     default_unknowns,
     draw_sample,
     slices_below,
@@ -19,7 +19,6 @@ from fibsim.fit import (
 )
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import load_instrument
-from fibsim.specimens import KINDS
 
 __all__ = [
     "SimulatedData",
@@ -50,6 +49,12 @@ _SPREAD = {
     "detector.gain": 0.05,
     "detector.offset": 0.2,
     "detector.probe_nm": 0.15,
+    "detector.gamma": 0.03,
+    "detector.astigmatism": 0.3,
+    "detector.astigmatism_diagonal": 0.3,
+    "faults.flicker_sd": 0.0,  # drawn below
+    "faults.curtain_sd": 0.0,
+    "faults.line_grey": 0.0,
     "noise.dose_electrons": 0.15,
     "noise.read_grey": 0.1,
     "geometry.tilt_deg": 0.15,
@@ -57,7 +62,8 @@ _SPREAD = {
 _SPREAD_FRACTION = 0.25  # logit of a solid fraction
 _SPREAD_SIZE = 0.15  # logarithm of a length
 
-# Milling faults of a training stack are drawn uniformly between zero and these.
+# Milling faults of a training stack are drawn uniformly between zero and these, or twice the
+# fitted ones where those are larger.
 _WORST_FAULTS = {
     "thickness_sd": 0.1,
     "drift_nm": 0.2,  # in pixels; multiplied by the pixel below
@@ -109,11 +115,7 @@ def source_from_file(path: str | Path) -> Source:
         InputError: the file is bad or names no (known) specimen.
     """
     content = load_instrument(path)
-    if content.kind not in KINDS:
-        raise InputError(
-            f"{path} names the specimen kind {content.kind!r}, expected one of {list(KINDS)}; add "
-            "a section 'specimen: {kind: ..., ...}' or let fibsim fit write the file."
-        )
+    check_drawable(content, str(path))
     geometry = content.instrument.geometry
     return Source(
         instrument=content.instrument,
@@ -154,7 +156,11 @@ def randomise(
     uniform = jax.random.uniform(key_faults, (len(_WORST_FAULTS),))
     worst = dict(_WORST_FAULTS)
     worst["drift_nm"] = worst["drift_nm"] * instrument.geometry.pixel_nm
-    faults = {name: u * worst[name] for u, name in zip(uniform, worst, strict=True)}
+    fitted = instrument.faults
+    faults = {
+        name: u * jnp.maximum(worst[name], 2 * getattr(fitted, name))
+        for u, name in zip(uniform, worst, strict=True)
+    }
     return dataclasses.replace(
         instrument, faults=dataclasses.replace(instrument.faults, **faults)
     ), specimen

@@ -8,7 +8,8 @@ import numpy as np
 from fibnet.pipeline import Reconstruction, reconstruct
 from fibsim import io
 from fibsim.presets import make_instrument
-from fibsim.simulate_command import record, write_sample
+from fibsim.simulate_command import record
+from fibsim.stack_folder import write_sample
 
 __all__ = ["run_demo"]
 

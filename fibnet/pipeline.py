@@ -1,7 +1,7 @@
 """The main job: from a recorded stack to a measured volume and a report.
 
-``reconstruct`` runs the stages fit, train, segment, measure and report in a work folder; each is
-a function of the files that the stages before it left there, so that a run can be broken
+``reconstruct`` runs the stages fit, train, adapt, segment, measure and report in a work folder;
+each is a function of the files that the stages before it left there, so that a run can be broken
 anywhere and go on later.
 """
 
@@ -9,12 +9,14 @@ import csv
 import dataclasses
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from fibnet.alternate import AlternationSettings, alternate
 from fibnet.baselines import all_baselines
 from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack, source_from_file
 from fibnet.metrics import scores
@@ -26,13 +28,20 @@ from fibnet.stages import WorkFolder
 from fibnet.train import PRESETS, Preset, train
 from fibsim import io as stack_io
 from fibsim.errors import InputError
-from fibsim.fit import FitSettings, check_fittable, fit_best_kind, grey_levels
-from fibsim.instrument_file import InstrumentFile, save_instrument
+from fibsim.fit import (
+    FitSettings,
+    check_fittable,
+    fit_best_kind,
+    grey_levels,
+    standard_errors,
+    statements,
+)
+from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.stack import Stack
 
 __all__ = ["STAGES", "Reconstruction", "reconstruct"]
 
-STAGES = ("fit", "train", "segment", "measure", "report")
+STAGES = ("fit", "train", "adapt", "segment", "measure", "report")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,13 +64,15 @@ class _Job:
         stack: Stack,
         preset: Preset,
         preset_name: str,
+        rounds: int,
         seed: int,
         truth: np.ndarray | None,
         work: WorkFolder,
         progress: Callable[[str], Callable[[int, int, str], None]],
     ):
         self.stack, self.preset, self.preset_name = stack, preset, preset_name
-        self.seed, self.truth, self.work, self.progress = seed, truth, work, progress
+        self.rounds, self.seed, self.truth = rounds, seed, truth
+        self.work, self.progress = work, progress
         self.out = work.path
         self.grey = grey_levels(stack)
 
@@ -72,12 +83,15 @@ class _Job:
         result = fit_best_kind(
             self.stack,
             key=jax.random.key(self.seed),
-            settings=FitSettings(steps=self.preset.fit_steps),
+            settings=FitSettings(steps=self.preset.fit_steps, refine=self.preset.refine),
             kinds=self.preset.kinds,
-            progress=lambda kind, step, steps, loss: show(step, steps, f"{kind}, loss {loss:.3f}"),
+            progress=lambda kind, step, steps, text: show(step, steps, f"{kind}, {text}"),
         )
         content = InstrumentFile(
-            instrument=result.instrument, kind=result.kind, specimen=result.specimen
+            instrument=result.instrument,
+            kind=result.kind,
+            specimen=result.specimen,
+            standard_errors=standard_errors(result),
         )
         start = InstrumentFile(
             instrument=result.start_instrument, kind=result.kind, specimen=result.start_specimen
@@ -90,6 +104,8 @@ class _Job:
             "fitted_distance": result.fitted_distance,
             "real_distance": result.real_distance,
             "loss": [float(v) for v in result.loss],
+            "statements": statements(result),
+            "warnings": list(result.warnings),
         }
         stack_io.atomic_write_text(self.out / "fit.json", json.dumps(facts))
         save_instrument(self.out / "instrument.yaml", content)
@@ -108,16 +124,58 @@ class _Job:
             blocks=preset.blocks,
             fold=preset.fold,
         )
+        settings = preset.train
+        if self.rounds:
+            settings = dataclasses.replace(settings, steps=preset.first_steps)
+        # Rounds of an earlier network, if this stage runs once more.
+        shutil.rmtree(self.adapted, ignore_errors=True)
         show = self.progress("train")
         segmenter = train(
             self.source(),
             config,
             folder=self.out / "training",
             seed=self.seed,
-            settings=preset.train,
+            settings=settings,
             data=preset.data,
             progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
         )
+        save_segmenter(self.out / "model", segmenter)
+
+    # -- adapt -------------------------------------------------------------------------------
+
+    @property
+    def adapted(self) -> Path:
+        """Folder of the alternation."""
+        return self.out / "adapt"
+
+    def adapt(self) -> None:
+        if not self.rounds or self.stack.num_slices == 1:
+            return
+        # The results of fit and train are replaced in the end, so what a broken run goes on from
+        # is kept.
+        start = self.adapted / "start"
+        if not start.is_dir():
+            part = self.adapted / "start.part"
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(self.out / "model", part / "model")
+            shutil.copy(self.out / "instrument.yaml", part)
+            part.rename(start)
+        segmenter, content, rounds = alternate(
+            self.stack,
+            self.adapted,
+            segmenter=load_segmenter(start / "model"),
+            content=load_instrument(start / "instrument.yaml"),
+            settings=AlternationSettings(
+                rounds=self.rounds,
+                train=self.preset.retrain,
+                data=self.preset.data,
+                regression=self.preset.regression,
+            ),
+            seed=self.seed,
+            progress=self.progress,
+        )
+        stack_io.atomic_write_text(self.out / "adapt.json", json.dumps(rounds))
+        save_instrument(self.out / "instrument.yaml", content)
         save_segmenter(self.out / "model", segmenter)
 
     # -- segment -----------------------------------------------------------------------------
@@ -227,6 +285,7 @@ def reconstruct(
     out: str | Path,
     *,
     preset: str = "standard",
+    rounds: int | None = None,
     seed: int = 0,
     stages: tuple[str, ...] = STAGES,
     truth: np.ndarray | None = None,
@@ -239,6 +298,7 @@ def reconstruct(
         stack: what `fibsim.io.read_stack` gave.
         out: work folder; every stage's result is kept there.
         preset: a name of `fibnet.train.PRESETS`.
+        rounds: most rounds of the alternation; the preset's if not given, 0 for none.
         seed: decides every random draw; the same seed gives the same volume.
         stages: which to run; a stage that is already finished is kept.
         truth: true label (slice, y, x), for scores only, after everything else is done.
@@ -249,13 +309,16 @@ def reconstruct(
         The result, or None where ``stages`` leaves out the last ones.
 
     Raises:
-        InputError: unknown preset or stage; a stack that cannot be fitted; a stage whose
-            forerunner is not finished; a work folder of another stack or setting; a truth of
-            another shape; a write that failed.
+        InputError: unknown preset or stage, bad number of rounds; a stack that cannot be fitted;
+            a stage whose forerunner is not finished; a work folder of another stack or setting; a
+            truth of another shape; a write that failed.
     """
     if preset not in PRESETS:
         raise InputError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}.")
     _check_stages(stages)
+    rounds = PRESETS[preset].rounds if rounds is None else rounds
+    if not 0 <= rounds <= 20:
+        raise InputError(f"rounds is {rounds}, expected 0 to 20.")
     check_fittable(stack)
     if truth is not None and truth.shape != stack.images.shape[1:]:
         raise InputError(
@@ -265,12 +328,13 @@ def reconstruct(
     identity = {
         "stack": stack_io.fingerprint(stack),
         "preset": preset,
+        "rounds": rounds,
         "seed": seed,
         "truth": truth is not None,
     }
     work = WorkFolder(out, identity)
     quiet = progress or (lambda stage: lambda done, total, text: None)
-    job = _Job(stack, PRESETS[preset], preset, seed, truth, work, quiet)
+    job = _Job(stack, PRESETS[preset], preset, rounds, seed, truth, work, quiet)
     for i, stage in enumerate(STAGES):
         if stage not in stages:
             continue

@@ -8,8 +8,15 @@ import numpy as np
 
 from fibnet.data import draw_stack
 from fibnet.morphology import measure
-from fibnet.report import FitSection, ReportContent, TrainingSection, write_report
+from fibnet.report import (
+    AdaptationSection,
+    FitSection,
+    ReportContent,
+    TrainingSection,
+    write_report,
+)
 from fibsim import io as stack_io
+from fibsim.fit.statements import unit_of
 from fibsim.instrument import leaves_by_name
 from fibsim.instrument_file import load_instrument
 from fibsim.provenance import versions
@@ -20,18 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["write_reconstruction_report"]
 
-# Endings of leaf names -> unit shown.
-_UNITS = {"_nm": "nm", "_kev": "keV", "_deg": "°", "_electrons": "electrons", "_grey": "grey",
-          "gain": "grey/yield", "offset": "grey"}  # fmt: skip
-
-
-def _unit(name: str) -> str:
-    return next((u for end, u in _UNITS.items() if name.endswith(end)), "")
-
 
 def _rows(start, fitted, channel_names) -> list[tuple]:
-    """(parameter, unit, start, fitted) of every leaf that the fit changed."""
-    rows = []
+    """(parameter, unit, start, fitted, standard error) of every leaf that the fit changed."""
+    rows, errors = [], fitted.standard_errors
     before, after = leaves_by_name(start.instrument), leaves_by_name(fitted.instrument)
     for name, value in after.items():
         a, b = np.atleast_1d(before[name]), np.atleast_1d(value)
@@ -39,8 +38,12 @@ def _rows(start, fitted, channel_names) -> list[tuple]:
             continue
         for i in range(len(b)):
             label = f"{name}, {channel_names[i]}" if np.ndim(value) else name
-            rows.append((label, _unit(name), float(a[i]), float(b[i])))
-    rows += [(f"specimen.{k}", _unit(k), start.specimen[k], v) for k, v in fitted.specimen.items()]
+            error = float(np.atleast_1d(errors[name])[i]) if name in errors else None
+            rows.append((label, unit_of(name), float(a[i]), float(b[i]), error))
+    for key, value in fitted.specimen.items():
+        name = f"specimen.{key}"
+        error = float(errors[name]) if name in errors else None
+        rows.append((name, unit_of(key), start.specimen[key], value, error))
     return rows
 
 
@@ -49,7 +52,9 @@ def _fit_section(job: "_Job", names: list[str]) -> tuple[FitSection, dict]:
 
     facts = json.loads((job.out / "fit.json").read_text())
     start = load_instrument(job.out / "instrument_start.yaml")
-    fitted = load_instrument(job.out / "instrument.yaml")
+    # What the alternation made of it has a section of its own.
+    own = job.adapted / "start" / "instrument.yaml"
+    fitted = load_instrument(own if own.exists() else job.out / "instrument.yaml")
     simulated, _ = simulated_examples(
         job.source(), job.stack, seed=job.seed, draw=draw_stack, number=1
     )[0]
@@ -68,6 +73,10 @@ def _fit_section(job: "_Job", names: list[str]) -> tuple[FitSection, dict]:
     ), facts  # fmt: skip
 
 
+def _training_steps(job: "_Job") -> int:
+    return job.preset.first_steps if job.rounds else job.preset.train.steps
+
+
 def _training_section(job: "_Job") -> TrainingSection:
     lines = [json.loads(s) for s in (job.out / "training" / "log.jsonl").read_text().splitlines()]
     validated = [e for e in lines if "dice" in e]
@@ -76,6 +85,41 @@ def _training_section(job: "_Job") -> TrainingSection:
         loss=np.asarray([e["loss"] for e in lines]),
         val_steps=np.asarray([e["step"] for e in validated]),
         val_dice=np.asarray([e["dice"] for e in validated]),
+    )
+
+
+def _rounds(job: "_Job") -> list[dict]:
+    path = job.out / "adapt.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+_UNKNOWNS_SHOWN = 10
+
+
+def _adaptation_section(rounds: list[dict], names: list[str]) -> AdaptationSection | None:
+    if not rounds:
+        return None
+    rows, residuals = [], []
+    for number, r in enumerate(rounds, 1):
+        rows.append((number, r["porosity_before"], r["porosity_after"], r["changed_voxels"],
+                     r["moved_sd"], r["kept"]))  # fmt: skip
+        for c, name in enumerate(names):
+            each = [r[which][what][c] for what in ("chi2", "explained")
+                    for which in ("start", "refitted", "retrained")]  # fmt: skip
+            residuals.append((number, name, r["start"]["noise_share"][c], *each))
+    first, last = rounds[0]["unknowns"], rounds[-1]["unknowns"]
+    moved = []
+    for name, entry in last.items():
+        for i, after in enumerate(entry["after"]):
+            label = f"{name}, {names[i]}" if len(entry["after"]) > 1 else name
+            total = sum(r["unknowns"][name]["moved_sd"][i] for r in rounds)
+            moved.append((label, unit_of(name), first[name]["before"][i], after, total))
+    moved.sort(key=lambda row: -abs(row[-1]))
+    return AdaptationSection(
+        rounds=rows,
+        residuals=residuals,
+        unknowns=moved[:_UNKNOWNS_SHOWN],
+        kinds=[(k["kind"], k["distance"], k["chance"]) for k in rounds[-1]["kinds"]],
     )
 
 
@@ -98,22 +142,38 @@ def _stack_rows(stack: Stack) -> list[tuple]:
     return rows
 
 
+# Share of a channel's variance beyond noise that a volume imaged by a good fit leaves out.
+_POORLY_EXPLAINED = 0.3
+
+
 def _warnings(job: "_Job", facts: dict, fitted) -> list[str]:
-    found = list(job.stack.warnings)
+    found = [*job.stack.warnings, *facts["warnings"], *facts["statements"]]
+    rounds = _rounds(job)
+    for c, channel in enumerate(job.stack.channels if rounds else ()):
+        last = rounds[-1]["retrained" if rounds[-1]["kept"] else "before"]["explained"][c]
+        if last < 1 - _POORLY_EXPLAINED:
+            found.append(
+                f"The segmented volume, imaged by the fitted simulator, explains only "
+                f"{100 * max(last, 0):.0f} % of what is not noise in channel {channel.name}: "
+                "volume or simulator are wrong in part."
+            )
+    if rounds and not rounds[-1]["kept"]:
+        found.append(
+            f"Round {len(rounds)} of the alternation explained the stack clearly worse than "
+            "before; its network was not kept."
+        )
     if job.stack.tilt_deg is None:
         tilt = float(fitted.instrument.geometry.tilt_deg)
         found.append(f"The tilt was not stated; the fit estimated {tilt:.1f} degrees.")
     if facts["fitted_distance"] > 2.0 * facts["real_distance"]:
         found.append(
-            f"The simulation still differs from the stack: held-out distance "
+            f"The simulation still differs from the stack: distance "
             f"{facts['fitted_distance']:.3f}, twice the {facts['real_distance']:.3f} between parts "
             "of the stack itself or more. Look at the patches side by side before trusting the "
             "volume."
         )
     if facts["fitted_distance"] > facts["start_distance"]:
-        found.append(
-            "The fit is no closer to held-out parts of the stack than its contrast-matched start."
-        )
+        found.append("The fit is no closer to the stack than its contrast-matched start.")
     return found
 
 
@@ -158,12 +218,14 @@ def write_reconstruction_report(job: "_Job") -> None:
         scores=scored or None,
         fit=fit,
         training=_training_section(job),
+        adaptation=_adaptation_section(_rounds(job), names),
         settings={
             "preset": job.preset_name,
             "seed": job.seed,
             "specimen kind": facts["kind"],
             "fit steps": job.preset.fit_steps,
-            "training steps": job.preset.train.steps,
+            "training steps": _training_steps(job),
+            "rounds of the alternation, at most": job.rounds,
             "network widths": job.preset.widths,
             "slices seen at once": job.preset.window,
             "held-out distance of the stack to itself": facts["real_distance"],

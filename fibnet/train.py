@@ -20,10 +20,11 @@ from flax import nnx
 from jaxtyping import Array
 
 from fibnet.checkpoint import latest_step, load_checkpoint, prune, save_checkpoint
-from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack, grey_statistics
+from fibnet.data import SimulatedData, deep_enough, draw_training_stack, grey_statistics
 from fibnet.losses import segmentation_loss, soft_dice
 from fibnet.model import ModelConfig, UNet, make_model, stack_windows
 from fibnet.segmenter import Segmenter, graph_of, normalised
+from fibsim.fit import RefineSettings, RegressionSettings
 from fibsim.fit.choose import AUTOMATIC_KINDS
 
 __all__ = ["PRESETS", "Preset", "TrainSettings", "train"]
@@ -53,8 +54,13 @@ class Preset:
 
     Attributes:
         widths, blocks, fold, window: architecture, see `ModelConfig`.
-        train, data: training.
+        train, data: training, where no alternation follows.
+        rounds: most rounds of the alternation with the segmenter (`fibnet.alternate`).
+        first_steps: steps of the training before it, instead of those of ``train``.
+        retrain: training in each of its rounds.
+        regression: refit of the instrument in each of its rounds.
         fit_steps: optimiser steps of the instrument's fit.
+        refine: its Gauss-Newton steps after these; None for none, and no errors.
         kinds: specimen generators tried when the stack names none.
         description: for the help text.
     """
@@ -65,9 +71,14 @@ class Preset:
     window: int
     train: TrainSettings
     data: SimulatedData
+    rounds: int
+    first_steps: int
+    retrain: TrainSettings
     fit_steps: int
+    refine: RefineSettings | None
     kinds: tuple[str, ...]
     description: str
+    regression: RegressionSettings = dataclasses.field(default_factory=RegressionSettings)
 
 
 PRESETS: dict[str, Preset] = {
@@ -78,7 +89,11 @@ PRESETS: dict[str, Preset] = {
         window=5,
         train=TrainSettings(steps=300, learning_rate=6e-3, ema=0.97),
         data=SimulatedData(slices=8, side_px=64),
-        fit_steps=60,
+        fit_steps=40,
+        refine=RefineSettings(rounds=2, simulations=24),
+        rounds=0,
+        first_steps=300,
+        retrain=TrainSettings(steps=150, learning_rate=2e-3, ema=0.97),
         kinds=("waves",),
         description="a first look, some minutes on 2 CPU cores",
     ),
@@ -89,7 +104,13 @@ PRESETS: dict[str, Preset] = {
         window=7,
         train=TrainSettings(steps=2000, ema=0.99, checkpoint_every=200, validate_every=200),
         data=SimulatedData(slices=12, side_px=80),
-        fit_steps=200,
+        fit_steps=80,
+        refine=RefineSettings(),
+        rounds=0,
+        first_steps=1200,
+        retrain=TrainSettings(
+            steps=700, learning_rate=1.5e-3, ema=0.99, checkpoint_every=100, validate_every=100
+        ),
         kinds=AUTOMATIC_KINDS,
         description="a volume to publish, at most 25 minutes on 2 CPU cores",
     ),
@@ -102,11 +123,21 @@ PRESETS: dict[str, Preset] = {
             steps=12000, learning_rate=2e-3, ema=0.998, checkpoint_every=500, validate_every=500
         ),
         data=SimulatedData(slices=16, side_px=128),
+        rounds=1,
+        first_steps=8000,
+        retrain=TrainSettings(
+            steps=3000, learning_rate=1e-3, ema=0.998, checkpoint_every=500, validate_every=500
+        ),
         fit_steps=500,
+        refine=RefineSettings(rounds=8, simulations=80, slope_simulations=4),
         kinds=AUTOMATIC_KINDS,
         description="no time limit; for a GPU or a night",
     ),
 }
+
+
+Draw = Callable[..., tuple[Array, Array]]
+"""``(source, data, *, key) -> (images, solid)``, traceable, as `draw_training_stack`."""
 
 
 def _logits(config: ModelConfig, params, images, mean, sd) -> Array:
@@ -124,6 +155,7 @@ class _Trainer:
     config: ModelConfig
     settings: TrainSettings
     data: SimulatedData
+    draw_stack: Draw = draw_training_stack
 
     @property
     def optimiser(self) -> optax.GradientTransformation:
@@ -134,8 +166,8 @@ class _Trainer:
         return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-4))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def draw(self, source: Source, key: jax.Array):
-        images, solid = draw_training_stack(source, self.data, key=key)
+    def draw(self, source, key: jax.Array):
+        images, solid = self.draw_stack(source, self.data, key=key)
         # The generator is statistically symmetric under x -> -x whatever the tilt.
         flip = jax.random.bernoulli(jax.random.fold_in(key, 1))
         images, solid = (jnp.where(flip, v[..., ::-1], v) for v in (images, solid))
@@ -162,8 +194,10 @@ class _Trainer:
         hard = (logit > 0).astype(logit.dtype), (solid > 0.5).astype(logit.dtype)
         return segmentation_loss(logit, solid), soft_dice(*hard)
 
-    def fresh(self, seed: int):
-        params = nnx.split(make_model(self.config, seed=seed))[1]
+    def fresh(self, seed: int, params=None):
+        """The state before the first step, from given or from random weights."""
+        if params is None:
+            params = nnx.split(make_model(self.config, seed=seed))[1]
         return dict(
             params=params,
             optimiser=self.optimiser.init(params),
@@ -177,13 +211,15 @@ def _mean_weights(state):
 
 
 def train(
-    source: Source,
+    source,
     config: ModelConfig,
     *,
     folder: Path,
     seed: int,
     settings: TrainSettings,
     data: SimulatedData,
+    draw: Draw = draw_training_stack,
+    start: Segmenter | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Segmenter:
     """Train, or go on where a broken run of the same arguments stopped.
@@ -192,20 +228,28 @@ def train(
     validation lines carry ``dice``) into ``folder``.
 
     Args:
-        source: what to simulate.
+        source: what to simulate: a `Source`, or whatever else ``draw`` takes that has its
+            ``instrument``, ``specimen`` and ``slice_nm``.
         config: architecture.
         seed: decides weights and data; the same seed gives the same network.
+        draw: draws a stack; `fibnet.data.draw_training_stack` if not given.
+        start: network of the same architecture to go on from, with its grey-value constants.
         progress: called with (step, steps, loss).
     """
     data = deep_enough(data, source)
-    trainer = _Trainer(config, settings, data)
+    trainer = _Trainer(config, settings, data, draw)
     key_data, key_validation, key_grey = jax.random.split(jax.random.key(seed), 3)
-    mean, sd = grey_statistics([trainer.draw(source, k)[0] for k in jax.random.split(key_grey, 4)])
+    if start is None:
+        few = [trainer.draw(source, k)[0] for k in jax.random.split(key_grey, 4)]
+        mean, sd = grey_statistics(few)
+    else:
+        mean, sd = start.mean, start.sd
     validation = [trainer.draw(source, jax.random.fold_in(key_validation, i)) for i in range(6)]
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state, first = trainer.fresh(seed), latest_step(folder) or 0
+    state = trainer.fresh(seed, None if start is None else start.params)
+    first = latest_step(folder) or 0
     if first:
         state = load_checkpoint(folder, first, state)
     log_path = folder / "log.jsonl"

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from fibsim.simulate import Sample as Sample
     from fibsim.simulate import expected_stack as expected_stack
     from fibsim.simulate import sample_stack as sample_stack
+    from fibsim.slabs import SampledSlab as SampledSlab
     from fibsim.slabs import Slab as Slab
     from fibsim.slabs import expected_slabs as expected_slabs
+    from fibsim.slabs import sample_slabs as sample_slabs
     from fibsim.specimens import Specimen as Specimen
     from fibsim.specimens import make as make_specimen  # noqa: F401
 
@@ -61,8 +63,10 @@ _LAZY = {
     "Sample": ("fibsim.simulate", "Sample"),
     "expected_stack": ("fibsim.simulate", "expected_stack"),
     "sample_stack": ("fibsim.simulate", "sample_stack"),
+    "SampledSlab": ("fibsim.slabs", "SampledSlab"),
     "Slab": ("fibsim.slabs", "Slab"),
     "expected_slabs": ("fibsim.slabs", "expected_slabs"),
+    "sample_slabs": ("fibsim.slabs", "sample_slabs"),
     "Specimen": ("fibsim.specimens", "Specimen"),
     "make_specimen": ("fibsim.specimens", "make"),
 }

@@ -15,12 +15,12 @@ from jaxtyping import Array, Float
 
 from fibsim.detector import grey_value, mix_signal, probe_blur
 from fibsim.instrument import Instrument
-from fibsim.interaction import Coefficients, channel_coefficients
+from fibsim.interaction import Coefficients
 from fibsim.layers import Cuts, Texture, lean_layers
 from fibsim.milling import Milling, apply_shading
 from fibsim.openness import around, face_view, lay_depth
 from fibsim.render import ground_scene, render_slice, shares_seen, surroundings
-from fibsim.resample import shift_lateral, shift_whole
+from fibsim.resample import map_slices, shift_lateral, shift_whole
 
 __all__ = ["Scene", "first_scene", "image_slices", "with_slices_below"]
 
@@ -42,13 +42,24 @@ class Scene:
     maps_nm: Float[Array, "2 y x"]
 
 
-def first_scene(deepest: Float[Array, "phase y x"], instrument: Instrument) -> Scene:
-    """Under the deepest layer, whose fractions are given in the beam's frame.
+def first_scene(
+    mean: Float[Array, "slice phase sublayer y x"],
+    offset_px: Float[Array, "slice sublayer"],
+    coefficients: Coefficients,
+    *,
+    periodic: bool,
+) -> Scene:
+    """Under the deepest layer of slices whose mean fractions are given.
 
     Nothing is known to be hidden there: all is seen, and solid is taken to begin.
     """
-    coefficients = channel_coefficients(instrument)
-    back, second = jax.vmap(ground_scene, in_axes=(None, 0))(deepest, coefficients)
+
+    # In a loop of its own, which rounds alike whatever the program that it is part of.
+    def ground(inputs):
+        leaning = lean_layers(*inputs, periodic=periodic)[:, 0]
+        return jax.vmap(ground_scene, in_axes=(None, 0))(leaning, coefficients)
+
+    back, second = (v[0] for v in map_slices(ground, (mean[-1:, :, -1:], offset_px[-1:, -1:])))
     nothing = jnp.zeros_like(back)
     seen = jnp.stack([jnp.ones_like(back), jnp.ones_like(back), nothing], axis=1)
     maps = jnp.stack([nothing[0]] * 2)
@@ -84,6 +95,7 @@ def image_slices(
     milling: Milling,
     imaged: Array,
     texture: Texture,
+    coefficients: Coefficients,
     instrument: Instrument,
     *,
     periodic: bool,
@@ -96,6 +108,7 @@ def image_slices(
         cuts, milling: their rows belong to these slices; ``cuts.border_nm`` is not used.
         imaged: whether a slice's face is recorded; ``(slice,)``. The others' images are zero.
         texture: of the whole specimen.
+        coefficients: `fibsim.interaction.channel_coefficients` of the instrument.
         instrument: the microscope.
         periodic: whether opposite borders of an image fit together.
 
@@ -103,7 +116,6 @@ def image_slices(
         The scene above them, and their expected grey values.
     """
     geometry = instrument.geometry
-    coefficients: Coefficients = channel_coefficients(instrument)
 
     # A gradient computes each slice again from the scene below it: what is stored for it is one
     # scene per slice.
@@ -139,13 +151,20 @@ def image_slices(
                     for v in visible
                 )
                 signal = mix_signal(secondary, backscatter, response.se_fraction)
-                signal = probe_blur(signal, response.probe_nm, geometry.pixel_nm, periodic=periodic)
+                signal = probe_blur(
+                    signal,
+                    response.probe_nm,
+                    geometry.pixel_nm,
+                    astigmatism=response.astigmatism,
+                    astigmatism_diagonal=response.astigmatism_diagonal,
+                    periodic=periodic,
+                )
                 return shift_lateral(signal, -drift_px[0], axis=-2, periodic=periodic)
 
             def record(signal):
                 signal = shift_lateral(signal, -drift_px[1], axis=-1, periodic=periodic)
                 shaded = apply_shading(signal[None], faults)
-                grey = grey_value(shaded, response.gain, response.offset)
+                grey = grey_value(shaded, response.gain, response.offset, response.gamma)
                 return (grey + faults.line[:, :, None])[0]
 
             # Two branches and not one: XLA would compute the first shift anew in each of the

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 import tyro
 
 from fibsim.console import (
+    ImageOptions,
     Options,
+    OptionsOfImages,
     StackOptions,
     announce,
     progress_bar,
@@ -17,7 +19,10 @@ from fibsim.console import (
 )
 from fibsim.errors import InputError
 
-__all__ = ["main"]
+__all__ = ["NOT_CONVERGED", "main"]
+
+NOT_CONVERGED = 3
+"""Exit status of a fit whose result is written but did not converge."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +48,9 @@ class Simulate:
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("simulated")
     """Folder to write; must not hold anything yet."""
     specimen: str | None = None
-    """Kind of specimen, or a TIFF volume of solid fraction (then give --specimen-voxel-nm)."""
+    """Kind of specimen, or a volume of solid fraction or labels in a TIFF, .npy or .npz."""
     specimen_voxel_nm: tuple[float, float, float] | None = None
-    """Voxel size (z y x) of a specimen file."""
+    """Voxel size (z y x) of a specimen file, if it does not state it."""
     parameters: dict[str, float] = dataclasses.field(default_factory=dict)
     """Parameters of the specimen kind, as name value pairs."""
     beam_kev: tuple[float, ...] = ()
@@ -61,6 +66,9 @@ class Simulate:
     """Height and width of the images in pixels."""
     seed: int = 0
     """Seed of specimen, faults and noise."""
+    slab_slices: int = 0
+    """Slices that are made at a time, to bound the memory: the result is the same to the bit. 0:
+    all of them if that takes no more than half the memory, else as many as do."""
 
     def run(self) -> None:
         from fibsim.simulate_command import simulate_to_folder
@@ -78,25 +86,30 @@ class Simulate:
             slices=self.slices,
             side=self.side,
             seed=self.seed,
+            slab_slices=self.slab_slices,
             announce=announce,
+            progress=progress_bar,
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """Fit the instrument and the specimen's statistics to a stack, without labels."""
+    """Fit the instrument and the specimen's statistics to a stack, without labels.
+
+    Ends with status 3, the file written, if the fit did not converge.
+    """
 
     stack: tyro.conf.Positional[Path]
     """Folder, file or NAME of the stack."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("instrument.yaml")
     """Instrument file to write."""
-    steps: int = 200
-    """Optimiser steps."""
+    steps: int = 80
+    """Optimiser steps of the descent, before the moments are matched."""
     seed: int = 0
     """Seed of specimens, noise, crops and projections."""
     options: Options = dataclasses.field(default_factory=StackOptions)
 
-    def run(self) -> None:
+    def run(self) -> int:
         from fibsim import io
 
         if self.steps < 1:
@@ -106,7 +119,14 @@ class Fit:
         use_compilation_cache()
         import jax
 
-        from fibsim.fit import FitSettings, check_fittable, fit_best_kind
+        from fibsim.fit import (
+            FitSettings,
+            check_fittable,
+            fit_best_kind,
+            standard_errors,
+            statements,
+            table_of_unknowns,
+        )
         from fibsim.instrument_file import InstrumentFile, save_instrument
 
         check_fittable(stack)
@@ -117,12 +137,19 @@ class Fit:
             stack,
             key=jax.random.key(self.seed),
             settings=FitSettings(steps=self.steps),
-            progress=lambda kind, step, steps, loss: show(step, steps, f"{kind}, loss {loss:.3f}"),
+            progress=lambda kind, step, steps, text: show(step, steps, f"{kind}, {text}"),
         )
         content = InstrumentFile(
-            instrument=result.instrument, kind=result.kind, specimen=result.specimen
+            instrument=result.instrument,
+            kind=result.kind,
+            specimen=result.specimen,
+            standard_errors=standard_errors(result),
         )
         save_instrument(self.out, content)
+        for line in table_of_unknowns(result):
+            announce(line)
+        for sentence in statements(result):
+            announce(sentence)
         announce(
             f"specimen kind {result.kind}: "
             + ", ".join(f"{k} {v:.4g}" for k, v in result.specimen.items())
@@ -134,7 +161,55 @@ class Fit:
         )
         if result.fitted_distance > result.start_distance:
             announce("warning: the fit is no closer to held-out parts than its start was.")
+        for warning in result.warnings:
+            announce(f"warning: {warning}")
         announce(f"wrote {self.out}")
+        converged = result.refinement is None or result.refinement.converged
+        return 0 if converged else NOT_CONVERGED
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Can a classifier tell a simulated from a real stack? Its held-out AUC, and what it sees.
+
+    0.5: the simulation cannot be told apart; 1: always.
+    """
+
+    real: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="REAL")]
+    """Folder, file or NAME of the recorded stack; options of a stack are this one's."""
+    simulated: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SIMULATED")]
+    """The same of a simulated stack, or an instrument file (.yaml) with a specimen section, of
+    which stacks are drawn."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("comparison")
+    """Folder to write; must not hold anything yet."""
+    patch: int = 32
+    """Height and width of a patch in pixels."""
+    depth: int = 3
+    """Slices of a patch."""
+    steps: int = 300
+    """Training steps of each classifier."""
+    seed: int = 0
+    """Seed of simulated stacks, weights and batches."""
+    options: OptionsOfImages = dataclasses.field(default_factory=ImageOptions)
+
+    def run(self) -> None:
+        from fibsim.compare_command import compare_to_folder
+
+        if self.steps < 1:
+            raise InputError(f"--steps is {self.steps}, expected at least 1.")
+        use_compilation_cache()
+        compare_to_folder(
+            self.real,
+            self.simulated,
+            self.out,
+            overrides=self.options.overrides(),
+            patch=self.patch,
+            depth=self.depth,
+            steps=self.steps,
+            seed=self.seed,
+            announce=announce,
+            progress=progress_bar,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,6 +396,7 @@ def main(argv: list[str] | None = None) -> int:
         "inspect": Inspect,
         "simulate": Simulate,
         "fit": Fit,
+        "compare": Compare,
         "milling": Milling,
         "montecarlo": Montecarlo,
         "calibrate": Calibrate,

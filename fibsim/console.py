@@ -14,26 +14,24 @@ import tyro
 
 from fibsim.errors import InputError
 
-__all__ = ["StackOptions", "announce", "progress_bar", "run_command", "use_compilation_cache"]
+__all__ = [
+    "ImageOptions",
+    "StackOptions",
+    "announce",
+    "progress_bar",
+    "run_command",
+    "use_compilation_cache",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StackOptions:
-    """What is known of a stack; each overrides stack.yaml, headers and file names."""
+class ImageOptions:
+    """What is known of a stack's images; each overrides stack.yaml, headers and file names."""
 
     pixel_nm: float | None = None
     """Side of a pixel in nm."""
     slice_nm: float | None = None
     """Slice thickness in nm."""
-    tilt_deg: float | None = None
-    """Angle between beam and slice normal in degrees (38 on a 52-degree machine, 0 on an
-    orthogonal one); estimated if nothing states it."""
-    material: str | None = None
-    """Solid, for example Au, Ni, ZrO2 (default Au), or an .npz that fibsim calibrate wrote."""
-    pores: str | None = None
-    """Material that fills the pores, for example resin or an .npz (default: they are open)."""
-    specimen: str | None = None
-    """Kind of structure: waves, hierarchical, spheres, fibres, gyroid; chosen if not given."""
     beam_kev: tuple[float, ...] = ()
     """Beam energy of every channel in keV."""
     detector: tuple[str, ...] = ()
@@ -48,7 +46,23 @@ class StackOptions:
                 if v is not None and v != ()}  # fmt: skip
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StackOptions(ImageOptions):
+    """What is known of a stack; each overrides stack.yaml, headers and file names."""
+
+    tilt_deg: float | None = None
+    """Angle between beam and slice normal in degrees (38 on a 52-degree machine, 0 on an
+    orthogonal one); estimated if nothing states it."""
+    material: str | None = None
+    """Solid, for example Au, Ni, ZrO2 (default Au), or an .npz that fibsim calibrate wrote."""
+    pores: str | None = None
+    """Material that fills the pores, for example resin or an .npz (default: they are open)."""
+    specimen: str | None = None
+    """Kind of structure: waves, hierarchical, spheres, fibres, gyroid; chosen if not given."""
+
+
 Options = Annotated[StackOptions, tyro.conf.OmitArgPrefixes]
+OptionsOfImages = Annotated[ImageOptions, tyro.conf.OmitArgPrefixes]
 
 
 def announce(line: str) -> None:
@@ -99,8 +113,8 @@ def _option_names(command: type) -> list[str]:
     """Long options of a command's dataclass, those of nested option groups included."""
     names = []
     for field in dataclasses.fields(command):
-        if field.default_factory is StackOptions:
-            names += _option_names(StackOptions)
+        if dataclasses.is_dataclass(field.default_factory):
+            names += _option_names(field.default_factory)
         else:
             names.append("--" + field.name.replace("_", "-"))
     return names
@@ -133,7 +147,7 @@ def run_command(
     """Parse the command line, run the command, and turn `InputError` into status 2.
 
     ``commands`` maps names to dataclasses whose fields are options and whose ``run`` does the
-    work.
+    work. It may return a status of its own.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     # Orbax reports harmless details of its storage format through absl.
@@ -143,7 +157,7 @@ def run_command(
         parsed = tyro.extras.subcommand_cli_from_dict(
             commands, prog=program, description=description, args=words, sort_subcommands=False
         )
-        parsed.run()
+        status = parsed.run()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -154,4 +168,4 @@ def run_command(
         name = f" ({error.filename})" if error.filename else ""
         print(f"error: {error.strerror or error}{name}; choose another place.", file=sys.stderr)
         return 2
-    return 0
+    return int(status or 0)

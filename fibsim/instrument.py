@@ -101,15 +101,23 @@ class DetectorResponse:
 
     Attributes:
         se_fraction: weight of secondaries in the signal, the rest is backscatter; (channel,).
-        gain: grey values per emitted electron per beam electron; (channel,).
+        gain: grey values at one emitted electron per beam electron; (channel,).
         offset: grey value of darkness; (channel,).
         probe_nm: standard deviation of the Gaussian probe; (channel,).
+        gamma: exponent of the signal in the grey value (`fibsim.detector.grey_value`), 1 for a
+            linear detector; (channel,).
+        astigmatism: how much more the probe's variance is along x than on average, relative;
+            (channel,).
+        astigmatism_diagonal: the same along the diagonal y = x; (channel,).
     """
 
     se_fraction: Float[Array, " channel"]
     gain: Float[Array, " channel"]
     offset: Float[Array, " channel"]
     probe_nm: Float[Array, " channel"]
+    gamma: Float[Array, " channel"]
+    astigmatism: Float[Array, " channel"]
+    astigmatism_diagonal: Float[Array, " channel"]
 
 
 @jax.tree_util.register_dataclass
@@ -204,6 +212,9 @@ _RANGES = {
     "interaction.lateral_exit": (0.0, 1.0),
     "detector.se_fraction": (0.0, 1.0),
     "detector.probe_nm": (0.0, 1000.0),
+    "detector.gamma": (0.6, 1.8),
+    "detector.astigmatism": (-0.7, 0.7),
+    "detector.astigmatism_diagonal": (-0.7, 0.7),
     "noise.dose_electrons": (1e-3, 1e9),
     "noise.read_grey": (0.0, 1e5),
     "noise.white_level": (1.0, 1e6),

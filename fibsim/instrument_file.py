@@ -10,6 +10,9 @@ The file holds an `Instrument` and, if a fit made it, the specimen generator and
     other_phases: [{name: resin, ...}]      # only where there are any
     ...
     specimen: {kind: waves, solid_fraction: 0.37, ligament_nm: 35.0}
+    standard_errors:                         # only where a fit stated them, in the same units
+      geometry: {tilt_deg: 0.4}
+      specimen: {solid_fraction: 0.006}
 
 A material that was calibrated also holds its ``table``, a list over energy for each of its
 columns, so that the file needs no other.
@@ -47,11 +50,14 @@ class InstrumentFile:
         instrument: the microscope.
         kind: specimen generator, or None.
         specimen: its parameters.
+        standard_errors: of what a fit left free, by name (``detector.gain``,
+            ``specimen.solid_fraction``), shaped and in units as the values.
     """
 
     instrument: Instrument
     kind: str | None = None
     specimen: dict[str, float] = dataclasses.field(default_factory=dict)
+    standard_errors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def _plain(value: Any) -> Any:
@@ -83,6 +89,13 @@ def to_mapping(content: InstrumentFile) -> dict:
             "kind": content.kind,
             **{k: _plain(np.float32(v)) for k, v in content.specimen.items()},
         }
+    if content.standard_errors:
+        errors: dict[str, Any] = {}
+        for path, value in content.standard_errors.items():
+            group, _, name = path.rpartition(".")
+            target = errors.setdefault(group, {}) if group else errors
+            target[name] = _plain(np.asarray(value, np.float32))
+        out["standard_errors"] = errors
     return out
 
 
@@ -135,6 +148,7 @@ def load_instrument(path: str | Path) -> InstrumentFile:
         )
     raw = {str(k): v for k, v in raw.items() if k != "fibsim_instrument"}
     specimen = _mapping(path, raw.pop("specimen", {}) or {}, "specimen")
+    stated = _mapping(path, raw.pop("standard_errors", {}) or {}, "standard_errors")
     detectors = raw.pop("detectors", None)
     if detectors is not None and not isinstance(detectors, list):
         raise InputError(f"{path}: detectors is {detectors!r}, expected a list, one per channel.")
@@ -168,7 +182,35 @@ def load_instrument(path: str | Path) -> InstrumentFile:
     validate_instrument(instrument)
     kind = specimen.pop("kind", None)
     parameters = {str(k): _number(path, f"specimen.{k}", v) for k, v in specimen.items()}
-    return InstrumentFile(instrument=instrument, kind=kind, specimen=parameters)
+    shapes = {name: np.shape(leaf) for name, leaf in known.items()}
+    shapes |= {f"specimen.{name}": () for name in parameters}
+    return InstrumentFile(
+        instrument=instrument,
+        kind=kind,
+        specimen=parameters,
+        standard_errors=_errors(path, stated, shapes),
+    )
+
+
+def _errors(path: Path, stated: dict, shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
+    """Standard errors by full name; none may be negative or of another shape than its value."""
+    errors = {}
+    for group, content in stated.items():
+        items = content.items() if isinstance(content, dict) else [("", content)]
+        for key, value in items:
+            full = f"{group}.{key}" if key else str(group)
+            where = f"standard_errors.{full}"
+            if full not in shapes:
+                raise _unknown(path, where, [f"standard_errors.{name}" for name in shapes])
+            array = _numbers(path, where, value)
+            if array.shape != shapes[full] or not np.all(array >= 0):
+                raise InputError(
+                    f"{path}: {where} is {value!r}, expected "
+                    f"{f'{shapes[full][0]} numbers' if shapes[full] else 'one number'} of at "
+                    "least 0; remove it, or let fibsim fit write the file."
+                )
+            errors[full] = array
+    return errors
 
 
 def _solid(path: Path, raw: dict) -> Material:

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fibsim.instrument import Instrument
-from fibsim.resample import filter_lateral, shift_lateral
+from fibsim.resample import filter_lateral, map_slices, shift_lateral
 
 __all__ = ["Milling", "apply_shading", "displace", "nominal_milling", "sample_milling"]
 
 # Curtains are some pixels wide and persist over neighbouring slices.
 _CURTAIN_WIDTH_PX = 1.5
 _CURTAIN_MEMORY = 0.8
-# No slice is thinner than this fraction of the nominal thickness.
-_THINNEST = 0.2
+THINNEST = 0.2
+"""No slice is thinner than this fraction of the nominal thickness."""
 
 
 @jax.tree_util.register_dataclass
@@ -78,7 +78,7 @@ def sample_milling(
     _, later = jax.lax.scan(persist, smooth[0], smooth[1:])
     curtains = jnp.concatenate([smooth[:1], later])
     return Milling(
-        thickness_nm=nominal * jnp.maximum(stretch, _THINNEST),
+        thickness_nm=nominal * jnp.maximum(stretch, THINNEST),
         drift_nm=faults.drift_nm * jax.random.normal(keys[1], (k, 2), dtype),
         brightness=1.0 + faults.flicker_sd * jax.random.normal(keys[2], (k,), dtype),
         curtain=1.0 + faults.curtain_sd * curtains,
@@ -96,7 +96,7 @@ def displace(
         image = shift_lateral(image, -drift[0] / pixel_nm, axis=0, periodic=periodic)
         return shift_lateral(image, -drift[1] / pixel_nm, axis=1, periodic=periodic)
 
-    return jax.lax.map(one, (images, milling.drift_nm))
+    return map_slices(one, (images, milling.drift_nm))
 
 
 def apply_shading(signal: Float[Array, "slice y x"], milling: Milling) -> Array:

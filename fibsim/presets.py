@@ -107,6 +107,9 @@ def make_instrument(
             gain=each(1.0),
             offset=each(0.1 * white_level),
             probe_nm=each(1.5),
+            gamma=each(1.0),
+            astigmatism=each(0.0),
+            astigmatism_diagonal=each(0.0),
         ),
         noise=Noise(dose_electrons=each(60.0), read_grey=each(2.0), white_level=each(white_level)),
         faults=MillingFaults(

@@ -6,6 +6,7 @@ import platform
 import sys
 
 from fibsim._version import __version__
+from fibsim.memory import memory_bytes
 
 __all__ = ["environment", "versions"]
 
@@ -31,9 +32,9 @@ def environment() -> dict[str, str]:
     found = {"system": f"{platform.system()} {platform.machine()}", "byte order": sys.byteorder}
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found["processor cores"] = str(cores)
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-        found["memory"] = f"{gib:.1f} GiB"
+    memory = memory_bytes()
+    if memory is not None:
+        found["memory"] = f"{memory / 2**30:.1f} GiB"
     for i, device in enumerate(jax.devices()):
         stats = device.memory_stats() or {}
         limit = stats.get("bytes_limit")

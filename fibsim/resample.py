@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, Int
 __all__ = [
     "average_depth",
     "average_window",
+    "depth_weights",
     "filter_lateral",
+    "map_slices",
     "neighbour",
-    "sample_depth",
     "shift_lateral",
     "shift_whole",
 ]
@@ -170,13 +171,29 @@ def neighbour(values: Float[Array, "... y x"], side: int, *, axis: int, periodic
     return jnp.concatenate([first, part(0, size - 1)], axis)
 
 
-def sample_depth(volume: Float[Array, "z y x"], index: Float[Array, " n"]) -> Array:
-    """Linear interpolation of whole layers at fractional layer ``index``; ends are held."""
-    last = volume.shape[0] - 1
+def map_slices(function, inputs):
+    """`jax.lax.map` over slices that rounds alike whatever their number.
+
+    A loop of one step is unrolled by the compiler, which then rounds it differently: a single
+    slice is computed twice.
+    """
+    count = len(jax.tree.leaves(inputs)[0])
+    if count == 1:
+        inputs = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), inputs)
+    return jax.tree.map(lambda leaf: leaf[:count], jax.lax.map(function, inputs))
+
+
+def depth_weights(index: Float[Array, " n"], layers: int) -> tuple[Array, Array]:
+    """Linear interpolation at fractional layer ``index`` of a volume; ends are held.
+
+    Returns:
+        The upper one of the two layers at each index, and the weight t of the one below it:
+        ``(1 - t) v[upper] + t v[min(upper + 1, layers - 1)]``.
+    """
+    last = layers - 1
     index = jnp.clip(index, 0.0, last)
-    low = jnp.clip(jnp.floor(index).astype(jnp.int32), 0, max(last - 1, 0))
-    t = (index - low)[:, None, None]
-    return (1 - t) * volume[low] + t * volume[jnp.minimum(low + 1, last)]
+    upper = jnp.clip(jnp.floor(index).astype(jnp.int32), 0, max(last - 1, 0))
+    return upper, index - upper
 
 
 def _exclusive_sums(images: Float[Array, "z y x"], first: Array, *, reverse: bool) -> Array:
@@ -286,16 +303,20 @@ def _average_backward(kept, cotangent):
 _average.defvjp(_average_forward, _average_backward)
 
 
-def _frequencies_squared(shape: tuple[int, int], dtype) -> Array:
+def _frequencies(shape: tuple[int, int], dtype) -> tuple[Array, Array]:
+    """Of `jnp.fft.rfft2`, along y and x in radian/pixel."""
     fy = jnp.fft.fftfreq(shape[0]).astype(dtype)
     fx = jnp.fft.rfftfreq(shape[1]).astype(dtype)
-    return (2 * jnp.pi) ** 2 * (fy[:, None] ** 2 + fx[None, :] ** 2)
+    return 2 * jnp.pi * fy[:, None], 2 * jnp.pi * fx[None, :]
 
 
-def filter_lateral(values: Float[Array, "... y x"], transfer, *, periodic: bool) -> Array:
+def filter_lateral(
+    values: Float[Array, "... y x"], transfer, *, periodic: bool, isotropic: bool = True
+) -> Array:
     """Multiply the lateral spectrum by ``transfer(q2)``, q2 in (radian/pixel)^2.
 
-    A Gaussian of s pixels is ``lambda q2: exp(-q2 s^2 / 2)``. Non-periodic images are mirrored
+    A Gaussian of s pixels is ``lambda q2: exp(-q2 s^2 / 2)``. A filter that is not isotropic is
+    ``transfer(q_y, q_x)``, in radian/pixel. Non-periodic images are mirrored
     by up to 32 pixels first, so that opposite borders do not mix. Fourier filtering costs the
     same at any width, unlike a convolution.
     """
@@ -305,6 +326,8 @@ def filter_lateral(values: Float[Array, "... y x"], transfer, *, periodic: bool)
         width = [(0, 0)] * (values.ndim - 2) + [(pad[0], pad[0]), (pad[1], pad[1])]
         values = jnp.pad(values, width, mode="reflect")
     shape = values.shape[-2:]
-    spectrum = jnp.fft.rfft2(values) * transfer(_frequencies_squared(shape, values.dtype))
+    q_y, q_x = _frequencies(shape, values.dtype)
+    factor = transfer(q_y**2 + q_x**2) if isotropic else transfer(q_y, q_x)
+    spectrum = jnp.fft.rfft2(values) * factor
     out = jnp.fft.irfft2(spectrum, s=shape)
     return out[..., pad[0] : pad[0] + y, pad[1] : pad[1] + x]

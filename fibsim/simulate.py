@@ -11,19 +11,25 @@ from jaxtyping import Array, Float
 
 from fibsim.chain import first_scene, image_slices, with_slices_below
 from fibsim.errors import InputError
-from fibsim.instrument import Instrument
-from fibsim.layers import lean_layers, phase_shares, plan_cuts, texture_of
+from fibsim.instrument import Geometry, Instrument
+from fibsim.interaction import channel_coefficients
+from fibsim.layers import Cuts, phase_shares, plan_cuts, slices_of_steps, texture_of
 from fibsim.milling import Milling, displace, nominal_milling, sample_milling
-from fibsim.noise import noise_variance, sample_grey
-from fibsim.resample import average_depth, sample_depth
+from fibsim.noise import channel_noise_variance, sample_grey
+from fibsim.resample import average_depth, depth_weights, map_slices
 from fibsim.specimens.specimen import Specimen, phase_fractions
 
 __all__ = [
     "Sample",
     "add_noise",
     "check_request",
+    "coefficients_of",
     "default_sublayers",
+    "draw_run",
     "expected_stack",
+    "face_layers",
+    "interpolate_faces",
+    "plan_layers",
     "sample_stack",
     "true_faces",
 ]
@@ -112,8 +118,9 @@ def expected_stack(
         milling: true thickness, drift and shading of this run; faultless if not given.
         num_slices: faces to image.
         sublayers: layers per slice in which the specimen is seen.
-        below_slices: nominal slices below the last face that still shine through. Where the
-            specimen ends earlier its last layer goes on.
+        below_slices: steps below the last face in which the specimen still shines through, of 1,
+            1, 1, 1, 2, 2, 3, 3 ... nominal slices (`fibsim.layers.slices_of_steps`): 8 reach 14
+            slices deep. Where the specimen ends earlier its last layer goes on.
 
     Raises:
         InputError: lateral voxel size differs from the pixel, the specimen is too shallow, or
@@ -122,92 +129,154 @@ def expected_stack(
     check_request(specimen.solid.shape, specimen.voxel_nm, instrument, num_slices, sublayers)
     if milling is None:
         milling = nominal_milling(instrument, (num_slices, *specimen.solid.shape[-2:]))
-    sizes = dict(num_slices=num_slices, sublayers=sublayers, below_slices=below_slices)
-    # Apart, as in slabs: in one program the compiler would round the texture's numbers differently.
-    texture = _texture(specimen, instrument, milling, **sizes)
-    return _expected_stack(specimen, instrument, milling, texture, **sizes)
-
-
-_SIZES = ("num_slices", "sublayers", "below_slices")
-
-
-def _cut(specimen, instrument, milling, *, num_slices, sublayers, below_slices):
-    """The specimen's phases, cuts, and means over sub-layers ``(slice, phase, sublayer, y, x)``."""
-    phases = phase_fractions(specimen, instrument.num_phases)
-    cuts = plan_cuts(
-        milling.thickness_nm, instrument.geometry, sublayers=sublayers, below=below_slices
+    # Apart, as in slabs: in one program the compiler would round these numbers differently.
+    cuts, border = plan_layers(
+        milling.thickness_nm,
+        instrument.geometry,
+        voxel_z_nm=specimen.voxel_nm[0],
+        sublayers=sublayers,
+        below=below_slices,
     )
-    borders = cuts.border_nm / specimen.voxel_nm[0]
-    mean = jax.vmap(average_depth, in_axes=(0, None))(phases, borders)
+    texture = _texture(specimen, instrument, cuts, border)
+    coefficients = coefficients_of(instrument)
+    return _expected_stack(
+        specimen, instrument, milling, cuts, border, texture, coefficients, num_slices=num_slices
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("voxel_z_nm", "sublayers", "below"))
+def plan_layers(
+    thickness_nm: Float[Array, " slice"],
+    geometry: Geometry,
+    *,
+    voxel_z_nm: float,
+    sublayers: int,
+    below: int,
+) -> tuple[Cuts, Float[Array, " border"]]:
+    """`plan_cuts`, and its borders in layers of the specimen."""
+    steps = slices_of_steps(below)
+    cuts = plan_cuts(thickness_nm, geometry, sublayers=sublayers, below=steps)
+    return cuts, cuts.border_nm / voxel_z_nm
+
+
+coefficients_of = jax.jit(channel_coefficients)
+
+
+def _cut(specimen, instrument, cuts, border):
+    """The specimen's phases, and means over sub-layers ``(slice, phase, sublayer, y, x)``."""
+    phases = phase_fractions(specimen, instrument.num_phases)
+    mean = jax.vmap(average_depth, in_axes=(0, None))(phases, border)
     count, _, *lateral = mean.shape
-    slices = num_slices + below_slices
-    return phases, cuts, jnp.moveaxis(mean.reshape(count, slices, sublayers, *lateral), 1, 0)
+    return phases, jnp.moveaxis(mean.reshape(count, *cuts.offset_px.shape, *lateral), 1, 0)
 
 
-@functools.partial(jax.jit, static_argnames=_SIZES)
-def _texture(specimen, instrument, milling, **sizes):
-    phases, cuts, mean = _cut(specimen, instrument, milling, **sizes)
+@jax.jit
+def _texture(specimen, instrument, cuts, border):
+    phases, mean = _cut(specimen, instrument, cuts, border)
     shares = phase_shares(mean, cuts.offset_px, periodic=specimen.periodic)
     return texture_of(phases, shares, instrument.geometry, periodic=specimen.periodic)
 
 
-@functools.partial(jax.jit, static_argnames=_SIZES)
-def _expected_stack(specimen, instrument, milling, texture, *, num_slices, sublayers, below_slices):
-    _, cuts, mean = _cut(
-        specimen,
-        instrument,
-        milling,
-        num_slices=num_slices,
-        sublayers=sublayers,
-        below_slices=below_slices,
-    )
-    periodic = specimen.periodic
-    deepest = lean_layers(mean[-1, :, -1:], cuts.offset_px[-1, -1:], periodic=periodic)[:, 0]
+@functools.partial(jax.jit, static_argnames="num_slices")
+def _expected_stack(
+    specimen, instrument, milling, cuts, border, texture, coefficients, *, num_slices
+):
+    _, mean = _cut(specimen, instrument, cuts, border)
+    slices = len(mean)
     _, grey = image_slices(
-        first_scene(deepest, instrument),
+        first_scene(mean, cuts.offset_px, coefficients, periodic=specimen.periodic),
         mean,
         cuts,
-        with_slices_below(milling, below_slices),
-        jnp.arange(num_slices + below_slices) < num_slices,
+        with_slices_below(milling, slices - num_slices),
+        jnp.arange(slices) < num_slices,
         texture,
+        coefficients,
         instrument,
-        periodic=periodic,
+        periodic=specimen.periodic,
     )
     return jnp.moveaxis(grey[:num_slices], 1, 0)
 
 
+@jax.jit
 def add_noise(
-    expected: Float[Array, "channel slice y x"], instrument: Instrument, *, key: jax.Array
+    expected: Float[Array, "channel slice y x"],
+    instrument: Instrument,
+    *,
+    key: jax.Array,
+    first: int | Array = 0,
 ) -> Array:
-    """Draw noisy, saturated grey values around the expected ones (see `fibsim.noise`)."""
-    each = [None] * 3
+    """Draw noisy, saturated grey values around the expected ones (see `fibsim.noise`).
 
-    def spread(leaf):
-        return leaf[(slice(None), *each)]
+    The noise of a slice depends on the key and on the slice's number in the run alone: slabs of a
+    run, of which ``first`` is the number of the first slice, get the noise of the whole to the bit.
+    """
+    white = instrument.noise.white_level[:, None, None]
 
-    detector, noise = instrument.detector, instrument.noise
-    variance = noise_variance(
-        expected,
-        gain=spread(detector.gain),
-        offset=spread(detector.offset),
-        dose_electrons=spread(noise.dose_electrons),
-        read_grey=spread(noise.read_grey),
-    )
-    return sample_grey(expected, variance, spread(noise.white_level), key=key)
+    def one(inputs):
+        number, mean = inputs
+        own = jax.random.fold_in(key, number)
+        return sample_grey(mean, channel_noise_variance(mean, instrument), white, key=own)
+
+    by_slice = jnp.moveaxis(expected, 1, 0)
+    numbers = first + jnp.arange(len(by_slice), dtype=jnp.int32)
+    return jnp.moveaxis(map_slices(one, (numbers, by_slice)), 0, 1)
+
+
+@functools.partial(jax.jit, static_argnames=("voxel_z_nm", "layers"))
+def face_layers(
+    thickness_nm: Float[Array, " slice"], *, voxel_z_nm: float, layers: int
+) -> tuple[Array, Array]:
+    """Between which layers of a specimen every imaged face lies; see `depth_weights`."""
+    face = jnp.cumsum(thickness_nm) - thickness_nm
+    return depth_weights(face / voxel_z_nm - 0.5, layers)
+
+
+@functools.partial(jax.jit, static_argnames="periodic")
+def interpolate_faces(
+    upper: Float[Array, "*phase slice y x"],
+    lower: Float[Array, "*phase slice y x"],
+    weight: Float[Array, " slice"],
+    milling: Milling,
+    pixel_nm: Float[Array, ""],
+    *,
+    periodic: bool,
+) -> Float[Array, "*phase slice y x"]:
+    """Fractions at faces between two layers each (`face_layers`), displaced as the images are."""
+
+    def between(inputs):
+        above, below, t = inputs
+        return (1 - t) * above + t * below
+
+    def faces(upper, lower):
+        seen = map_slices(between, (upper, lower, weight))
+        return jnp.clip(displace(seen, milling, pixel_nm, periodic=periodic), 0.0, 1.0)
+
+    return jax.vmap(faces)(upper, lower) if upper.ndim == 4 else faces(upper, lower)
 
 
 def true_faces(
     specimen: Specimen, instrument: Instrument, milling: Milling
 ) -> Float[Array, "*phase slice y x"]:
     """The specimen's fractions at every imaged face, displaced as the images are."""
-    face = jnp.cumsum(milling.thickness_nm) - milling.thickness_nm
+    layers = specimen.solid.shape[-3]
+    upper, weight = face_layers(
+        milling.thickness_nm, voxel_z_nm=specimen.voxel_nm[0], layers=layers
+    )
+    both = (
+        jnp.take(specimen.solid, index, axis=-3, mode="clip")
+        for index in (upper, jnp.minimum(upper + 1, layers - 1))
+    )
+    pixel_nm = instrument.geometry.pixel_nm
+    return interpolate_faces(*both, weight, milling, pixel_nm, periodic=specimen.periodic)
 
-    def faces(fraction):
-        seen = sample_depth(fraction, face / specimen.voxel_nm[0] - 0.5)
-        pixel_nm, periodic = instrument.geometry.pixel_nm, specimen.periodic
-        return jnp.clip(displace(seen, milling, pixel_nm, periodic=periodic), 0.0, 1.0)
 
-    return jax.vmap(faces)(specimen.solid) if specimen.solid.ndim == 4 else faces(specimen.solid)
+@functools.partial(jax.jit, static_argnames="shape")
+def draw_run(
+    instrument: Instrument, shape: tuple[int, int, int], *, key: jax.Array
+) -> tuple[Milling, jax.Array]:
+    """The faults of one recording of ``shape = (slice, y, x)``, and the key of its noise."""
+    key_milling, key_noise = jax.random.split(key)
+    return sample_milling(instrument, shape, key=key_milling), key_noise
 
 
 def sample_stack(
@@ -221,27 +290,14 @@ def sample_stack(
 ) -> Sample:
     """Draw one recording: milling faults, expected stack, noise, and the exact truth.
 
-    Arguments and errors as for `expected_stack`; ``key`` is a typed JAX key.
+    Arguments and errors as for `expected_stack`; ``key`` is a typed JAX key. Each part is a
+    program of its own, the one that `fibsim.sample_slabs` runs for its slabs.
     """
     check_request(specimen.solid.shape, specimen.voxel_nm, instrument, num_slices, sublayers)
-    return _sample_stack(
-        specimen,
-        instrument,
-        key=key,
-        num_slices=num_slices,
-        sublayers=sublayers,
-        below_slices=below_slices,
-    )
-
-
-@functools.partial(jax.jit, static_argnames=("num_slices", "sublayers", "below_slices"))
-def _sample_stack(specimen, instrument, *, key, num_slices, sublayers, below_slices):
-    key_milling, key_noise = jax.random.split(key)
     shape = (num_slices, *specimen.solid.shape[-2:])
-    milling = sample_milling(instrument, shape, key=key_milling)
+    milling, key_noise = draw_run(instrument, shape, key=key)
     sizes = dict(num_slices=num_slices, sublayers=sublayers, below_slices=below_slices)
-    texture = _texture(specimen, instrument, milling, **sizes)
-    expected = _expected_stack(specimen, instrument, milling, texture, **sizes)
+    expected = expected_stack(specimen, instrument, milling, **sizes)
     return Sample(
         images=add_noise(expected, instrument, key=key_noise),
         expected=expected,

@@ -1,27 +1,37 @@
 """The work behind ``fibsim simulate``: specimen and instrument by name or file, stack to disk."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import yaml
 
 from fibsim import io
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
-from fibsim.material_file import save_materials
-from fibsim.materials import VACUUM, Material
+from fibsim.layers import slices_of_steps
+from fibsim.materials import VACUUM
+from fibsim.memory import FEWEST_SLICES, Recording, memory_bound
 from fibsim.presets import PRESETS, preset
-from fibsim.simulate import Sample, default_sublayers, sample_stack
-from fibsim.specimens import KINDS, Specimen, make, resample, specimen_from_file
-from fibsim.stack import Channel
+from fibsim.simulate import Sample, check_request, default_sublayers, sample_stack
+from fibsim.slabs import SampledSlab, VolumeLike, sample_slabs
+from fibsim.specimens import (
+    KINDS,
+    ResampledVolume,
+    Specimen,
+    SpecimenFile,
+    make,
+    open_specimen,
+)
+from fibsim.stack_folder import write_slabs
 
-__all__ = ["labels_of", "record", "simulate_to_folder", "write_sample"]
+__all__ = ["record", "simulate_to_folder"]
 
-_BELOW = 6
+_BELOW = 10  # steps, which reach 22 slices deep
 
 
 def _instrument(
@@ -46,6 +56,112 @@ def _instrument(
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is recorded.
+
+    Attributes:
+        volume: fractions of the specimen, its lateral voxels as wide as pixels.
+        voxel_nm, periodic: of the volume.
+        key: of faults and noise.
+        slices, sublayers: as of `fibsim.sample_stack`.
+        held_bytes: what of the volume is in memory however it is recorded.
+        remark: why it is.
+    """
+
+    volume: VolumeLike
+    voxel_nm: tuple[float, float, float]
+    periodic: bool
+    key: jax.Array
+    slices: int
+    sublayers: int
+    held_bytes: float = 0.0
+    remark: str = ""
+
+    def sizes(self) -> dict[str, int]:
+        return dict(num_slices=self.slices, sublayers=self.sublayers, below_slices=_BELOW)
+
+    def whole(self, instrument: Instrument) -> Sample:
+        solid = jnp.asarray(self.volume[:])
+        specimen = Specimen(solid=solid, voxel_nm=self.voxel_nm, periodic=self.periodic)
+        return sample_stack(specimen, instrument, key=self.key, **self.sizes())
+
+    def recorded(
+        self,
+        instrument: Instrument,
+        slab_slices: int,
+        progress: Callable[[str], Callable[[int, int, str], None]],
+    ) -> Iterator[SampledSlab]:
+        """In slabs, or as one if ``slab_slices`` is 0."""
+        if not slab_slices:
+            yield SampledSlab(first=0, sample=self.whole(instrument))
+            return
+        show = progress("simulate")
+        yield from sample_slabs(
+            self.volume, instrument, key=self.key, voxel_nm=self.voxel_nm, periodic=self.periodic,
+            slab_slices=slab_slices, progress=lambda done, total: show(done, total, "slices"),
+            **self.sizes(),
+        )  # fmt: skip
+
+
+def _grid(instrument: Instrument) -> tuple[int, tuple[float, float, float]]:
+    """Layers per slice, and the specimen's voxels."""
+    slice_nm = float(instrument.geometry.slice_nm)
+    pixel_nm = float(instrument.geometry.pixel_nm)
+    sublayers = default_sublayers(slice_nm, pixel_nm)
+    return sublayers, (slice_nm / sublayers, pixel_nm, pixel_nm)
+
+
+def _drawn(
+    instrument: Instrument,
+    *,
+    kind: str,
+    parameters: Mapping[str, float],
+    slices: int,
+    side: int,
+    seed: int,
+) -> _Job:
+    """A specimen of a kind, which is drawn in memory."""
+    sublayers, voxel_nm = _grid(instrument)
+    key_specimen, key_stack = jax.random.split(jax.random.key(seed))
+    specimen = make(
+        kind,
+        key=key_specimen,
+        shape=((slices + sum(slices_of_steps(_BELOW))) * sublayers, side, side),
+        voxel_nm=voxel_nm,
+        **parameters,
+    )
+    volume = np.asarray(specimen.solid)
+    return _Job(
+        volume=volume,
+        voxel_nm=specimen.voxel_nm,
+        periodic=specimen.periodic,
+        key=key_stack,
+        slices=slices,
+        sublayers=sublayers,
+        held_bytes=volume.nbytes,
+        remark="the specimen is drawn in memory; slabs bound what comes after it",
+    )
+
+
+def _stored(file: SpecimenFile, instrument: Instrument, *, slices: int, seed: int) -> _Job:
+    """A specimen of a file, checked."""
+    sublayers, voxel_nm = _grid(instrument)
+    volume = ResampledVolume(file, old_nm=file.voxel_nm, voxel_nm=voxel_nm)
+    check_request(volume.shape, volume.voxel_nm, instrument, slices, sublayers)
+    file.check_values()
+    return _Job(
+        volume=volume,
+        voxel_nm=volume.voxel_nm,
+        periodic=False,
+        key=jax.random.key(seed),
+        slices=slices,
+        sublayers=sublayers,
+        held_bytes=file.held_bytes,
+        remark=file.held_because and f"the specimen file is held in memory: {file.held_because}",
+    )
+
+
 def record(
     instrument: Instrument,
     *,
@@ -56,72 +172,44 @@ def record(
     seed: int,
 ) -> Sample:
     """Draw a specimen of a kind and record it."""
-    geometry = instrument.geometry
-    slice_nm, pixel_nm = float(geometry.slice_nm), float(geometry.pixel_nm)
-    sublayers = default_sublayers(slice_nm, pixel_nm)
-    key_specimen, key_stack = jax.random.split(jax.random.key(seed))
-    specimen = make(
-        kind,
-        key=key_specimen,
-        shape=((slices + _BELOW) * sublayers, side, side),
-        voxel_nm=(slice_nm / sublayers, pixel_nm, pixel_nm),
-        **parameters,
+    job = _drawn(instrument, kind=kind, parameters=parameters, slices=slices, side=side, seed=seed)
+    return job.whole(instrument)
+
+
+def _counted_gb(size: float) -> str:
+    return f"about {size / 1e9:.2g} GB" if size < 10e9 else f"about {size / 1e9:.0f} GB"
+
+
+def _choose_slabs(
+    job: _Job, instrument: Instrument, asked: int, announce: Callable[[str], None]
+) -> int:
+    """Slices of a slab, or 0 for all at once; says which, and the memory that is expected."""
+    shape = tuple(job.volume.shape)
+    channels = len(instrument.detectors)
+    recording = Recording(
+        specimen=shape,
+        phases=instrument.num_phases,
+        channels=channels,
+        slices=job.slices,
+        below=_BELOW,
+        sublayers=job.sublayers,
+        held_bytes=job.held_bytes,
     )
-    return _record(specimen, instrument, key_stack, slices, sublayers)
-
-
-def _record(specimen: Specimen, instrument: Instrument, key, slices: int, sublayers: int) -> Sample:
-    return sample_stack(
-        specimen,
-        instrument,
-        key=key,
-        num_slices=slices,
-        sublayers=sublayers,
-        below_slices=_BELOW,
-    )
-
-
-def labels_of(sample: Sample) -> np.ndarray:
-    """Number of the phase that fills more of a voxel than any other; 0 = pore, 1 = first phase."""
-    solid = np.asarray(sample.solid)
-    phases = solid if solid.ndim == 4 else solid[None]
-    open_pore = 1.0 - phases.sum(0, keepdims=True)
-    return np.argmax(np.concatenate([open_pore, phases]), axis=0).astype(np.uint8)
-
-
-def _material_file(folder: Path, key: str, solid: Material) -> str:
-    """How ``stack.yaml`` names a material: by its name or, if it has one, by its table's file."""
-    if solid.table is None:
-        return solid.name
-    file = f"{key}_{re.sub(r'[^A-Za-z0-9+-]', '_', solid.name)[:40]}.npz"
-    save_materials(folder / file, [solid])
-    return file
-
-
-def write_sample(folder: Path, sample: Sample, instrument: Instrument) -> None:
-    """One 8-bit TIFF per channel, ``truth.tif``, and a ``stack.yaml`` that states everything.
-
-    A material that has a table of its own is written beside them, for ``stack.yaml`` to name.
-    """
-    geometry = instrument.geometry
-    voxel = (float(geometry.slice_nm), float(geometry.pixel_nm), float(geometry.pixel_nm))
-    channels = [
-        Channel(beam_kev=float(e), detector=d)
-        for e, d in zip(instrument.beam_kev, instrument.detectors, strict=True)
-    ]
-    grey = np.asarray(sample.images) / np.asarray(instrument.noise.white_level)[:, None, None, None]
-    images = np.round(np.clip(grey, 0, 1) * 255).astype(np.uint8)
-    io.write_stack(folder, images, channels, voxel_nm=voxel)
-    io.write_volume(folder / "truth.tif", labels_of(sample), voxel_nm=voxel)
-    facts = {
-        "pixel_nm": voxel[1],
-        "slice_nm": voxel[0],
-        "tilt_deg": round(float(geometry.tilt_deg), 3),
-        "material": _material_file(folder, "material", instrument.solid),
-    }
-    if sample.solid.ndim == 3 and instrument.other_phases:
-        facts["pores"] = _material_file(folder, "pores", instrument.other_phases[0])
-    io.atomic_write_text(folder / "stack.yaml", yaml.safe_dump(facts, sort_keys=False))
+    bound = memory_bound()
+    count = max(asked, FEWEST_SLICES) if asked else recording.slab_slices_within(bound)
+    whole = _counted_gb(recording.whole_bytes())
+    what = f"{channels} x {job.slices} slices of {shape[-2]} x {shape[-1]} pixels"
+    if not count:
+        announce(f"{what}, made at once: {whole} of memory")
+        return 0
+    size = recording.slab_bytes(count)
+    why = f"at once {whole}" + ("" if asked else f", more than the bound of {_counted_gb(bound)}")
+    announce(f"{what}, made in slabs of {count}: {_counted_gb(size)} of memory ({why})")
+    if job.remark:
+        announce(f"{job.remark}.")
+    if size > bound and not asked:
+        announce("warning: the smallest slabs take more than that bound.")
+    return count
 
 
 def simulate_to_folder(
@@ -137,7 +225,9 @@ def simulate_to_folder(
     slices: int,
     side: int,
     seed: int,
+    slab_slices: int,
     announce: Callable[[str], None],
+    progress: Callable[[str], Callable[[int, int, str], None]],
 ) -> None:
     """Do ``fibsim simulate``; see its help for the arguments.
 
@@ -149,31 +239,35 @@ def simulate_to_folder(
         raise InputError(
             f"{slices} slices of {side} pixels were asked for; expected at least 1 of 16 pixels."
         )
+    if slab_slices < 0:
+        raise InputError(
+            f"--slab-slices is {slab_slices}; expected the number of slices that are made at a "
+            "time, or 0 to let the program choose."
+        )
     out = Path(out)
     io.require_new_folder(out)
     content = _instrument(instrument, beam_kev, materials, pores)
     microscope = content.instrument
     is_file = specimen is not None and specimen not in KINDS and Path(specimen).suffix != ""
     kind = specimen or content.kind or "waves"
-    if is_file:
-        count = len(materials) if len(materials) > 1 else None
-        read = specimen_from_file(specimen, voxel_nm=specimen_voxel_nm, phases=count)
-        pixel, depth = float(microscope.geometry.pixel_nm), float(microscope.geometry.slice_nm)
-        sublayers = default_sublayers(depth, pixel)
-        solid = resample(read, (depth / sublayers, pixel, pixel))
-        sample = _record(solid, microscope, jax.random.key(seed), slices, sublayers)
-        kind, parameters = None, {}
-    else:
-        stated = dict(content.specimen) if kind == content.kind else {}
-        parameters = {**stated, **parameters}
-        sample = record(
-            microscope, kind=kind, parameters=parameters, slices=slices, side=side, seed=seed
-        )
-    write_sample(out, sample, microscope)
+    with contextlib.ExitStack() as opened:
+        if is_file:
+            count = len(materials) if len(materials) > 1 else None
+            file = opened.enter_context(open_specimen(specimen, specimen_voxel_nm, phases=count))
+            job = _stored(file, microscope, slices=slices, seed=seed)
+            kind, parameters = None, {}
+        else:
+            stated = dict(content.specimen) if kind == content.kind else {}
+            parameters = {**stated, **parameters}
+            job = _drawn(
+                microscope, kind=kind, parameters=parameters, slices=slices, side=side, seed=seed
+            )
+        per_slab = _choose_slabs(job, microscope, slab_slices, announce)
+        slabs = job.recorded(microscope, per_slab, progress)
+        porosity = write_slabs(out, slabs, microscope, (slices, *job.volume.shape[-2:]))
     save_instrument(
         out / "instrument.yaml",
         InstrumentFile(instrument=microscope, kind=kind, specimen=dict(parameters)),
     )
-    porosity = float(np.mean(labels_of(sample) == 0))
     announce(f"wrote {len(microscope.detectors)} channels, truth.tif (porosity {porosity:.3f}), "
              f"stack.yaml and instrument.yaml in {out}")  # fmt: skip

@@ -9,7 +9,6 @@ the same bits.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,32 +21,26 @@ from fibsim.instrument import Instrument
 from fibsim.layers import (
     Texture,
     chords_nm,
-    lean_layers,
     mean_shares,
-    plan_cuts,
     slice_shares,
     surface_counts,
 )
 from fibsim.milling import Milling, nominal_milling
 from fibsim.resample import average_window
-from fibsim.specimens.specimen import Specimen, phase_fractions, voxel_size
+from fibsim.simulate import (
+    Sample,
+    add_noise,
+    check_request,
+    coefficients_of,
+    draw_run,
+    face_layers,
+    interpolate_faces,
+    plan_layers,
+)
+from fibsim.specimens.specimen import voxel_size
+from fibsim.volume_source import Source, VolumeLike
 
-__all__ = ["Slab", "VolumeLike", "expected_slabs"]
-
-_TOLERANCE = 1e-3
-
-
-class VolumeLike(Protocol):
-    """Anything with a shape that gives a range of layers, such as a NumPy memory map.
-
-    ``shape`` is ``(z, y, x)``, or ``(phase, z, y, x)``; ``volume[z0:z1]``, or
-    ``volume[:, z0:z1]``, holds solid fractions, floating in [0, 1] or boolean, or integers 0..255
-    for 0..1 if it is ``uint8``.
-    """
-
-    shape: tuple[int, ...]
-
-    def __getitem__(self, index, /): ...
+__all__ = ["SampledSlab", "Slab", "VolumeLike", "expected_slabs", "sample_slabs"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,69 +57,25 @@ class Slab:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SampledSlab:
+    """A recording of consecutive faces.
+
+    Attributes:
+        first: number of the first of them.
+        sample: what is recorded of them, their truth and their faults; see `fibsim.Sample`.
+    """
+
+    first: int
+    sample: Sample
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Part:
     """Slices ``start..stop`` and the window of layers that they need."""
 
     start: int
     stop: int
     top: int
-
-
-def _fractions(part: np.ndarray, top: int) -> np.ndarray:
-    """What was read, as float32 fractions; ``top`` is its first layer, for messages."""
-    part = np.asarray(part)
-    if part.dtype == np.uint8:
-        return part.astype(np.float32) / np.float32(255)
-    if part.dtype.kind not in "bf":
-        raise InputError(
-            f"the volume holds {part.dtype}, expected fractions in [0, 1] as floating numbers or "
-            "booleans, or uint8 with 255 for solid; convert it first."
-        )
-    values = part.astype(np.float32)
-    low, high = float(values.min()), float(values.max())
-    if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
-        raise InputError(
-            f"the volume holds values from {low:g} to {high:g} from layer {top} on, expected "
-            "fractions in [0, 1]; scale them first."
-        )
-    return np.clip(values, 0, 1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Source:
-    """Reads windows of a volume as fractions of all phases."""
-
-    volume: VolumeLike
-    voxel_nm: tuple[float, float, float]
-    periodic: bool
-    phases: int
-
-    @property
-    def depth(self) -> int:
-        return self.volume.shape[-3]
-
-    def window(self, top: int, count: int) -> Array:
-        """Layers ``top .. top + count - 1`` as ``(phase, z, y, x)``; above the volume it is
-        empty, which no average uses."""
-        missing = max(-top, 0)
-        top, count = top + missing, count - missing
-        rows = slice(top, top + count)
-        read = self.volume[rows] if len(self.volume.shape) == 3 else self.volume[:, rows]
-        values = _fractions(read, top)
-        wanted = (*self.volume.shape[:-3], count, *self.volume.shape[-2:])
-        if values.shape != wanted:
-            raise InputError(
-                f"the volume gave shape {values.shape} for layers {top} to {top + count - 1}, "
-                f"expected {wanted}."
-            )
-        if missing:
-            width = [(0, 0)] * values.ndim
-            width[-3] = (missing, 0)
-            values = np.pad(values, width)
-        specimen = Specimen(
-            solid=jnp.asarray(values), voxel_nm=self.voxel_nm, periodic=self.periodic
-        )
-        return phase_fractions(specimen, self.phases)
 
 
 def _parts(low: np.ndarray, slices: int, per_slab: int, sublayers: int) -> tuple[list[_Part], int]:
@@ -150,13 +99,6 @@ def _parts(low: np.ndarray, slices: int, per_slab: int, sublayers: int) -> tuple
     return parts, count
 
 
-@functools.partial(jax.jit, static_argnames=("voxel_z_nm", "sublayers", "below"))
-def _plan(thickness_nm, geometry, *, voxel_z_nm, sublayers, below):
-    """The cuts, and their borders in layers."""
-    cuts = plan_cuts(thickness_nm, geometry, sublayers=sublayers, below=below)
-    return cuts, cuts.border_nm / voxel_z_nm
-
-
 _chords = jax.jit(chords_nm)
 
 
@@ -178,26 +120,34 @@ def _mean_layers(phases, beneath, border, low, first, slices: int):
 @functools.partial(jax.jit, static_argnames=("slices", "periodic"))
 def _measure(phases, beneath, border, low, first, offset_px, *, slices, periodic):
     mean, deeper = _mean_layers(phases, beneath, border, low, first, slices)
-    deepest = lean_layers(mean[-1, :, -1:], offset_px[-1, -1:], periodic=periodic)[:, 0]
-    return slice_shares(mean, offset_px, periodic=periodic), deepest, deeper
+    return slice_shares(mean, offset_px, periodic=periodic), deeper
 
 
 @functools.partial(jax.jit, static_argnames=("slices", "periodic"))
-def _deepest(phases, beneath, border, low, first, offset_px, *, slices, periodic):
+def _first_scene(phases, beneath, border, low, first, offset_px, coefficients, *, slices, periodic):
     mean, _ = _mean_layers(phases, beneath, border, low, first, slices)
-    return lean_layers(mean[-1, :, -1:], offset_px[-1, -1:], periodic=periodic)[:, 0]
+    return first_scene(mean, offset_px, coefficients, periodic=periodic)
 
 
 @functools.partial(jax.jit, static_argnames=("slices", "periodic"))
 def _render(
-    scene, phases, beneath, border, low, first, cuts, milling, imaged, texture, instrument,
-    *, slices, periodic,
+    scene, phases, beneath, border, low, first, cuts, milling, imaged, texture, coefficients,
+    instrument, *, slices, periodic,
 ):  # fmt: skip
     mean, deeper = _mean_layers(phases, beneath, border, low, first, slices)
     scene, grey = image_slices(
-        scene, mean, cuts, milling, imaged, texture, instrument, periodic=periodic
+        scene, mean, cuts, milling, imaged, texture, coefficients, instrument, periodic=periodic
     )
     return scene, deeper, grey
+
+
+def _source(volume, instrument, voxel_nm, periodic, num_slices, slab_slices, sublayers) -> Source:
+    """The volume to read, after all checks."""
+    voxel_nm = voxel_size(voxel_nm)
+    check_request(tuple(volume.shape), voxel_nm, instrument, num_slices, sublayers)
+    if slab_slices < 1:
+        raise InputError(f"slab_slices is {slab_slices}, expected at least 1.")
+    return Source(volume=volume, voxel_nm=voxel_nm, periodic=periodic, phases=instrument.num_phases)
 
 
 def expected_slabs(
@@ -234,18 +184,9 @@ def expected_slabs(
         InputError: a volume of another shape, type or range than expected, lateral voxels that
             differ from the pixel, too shallow, or numbers of slices below 1.
     """
-    from fibsim.simulate import check_request
-
-    voxel_nm = voxel_size(voxel_nm)
-    shape = tuple(volume.shape)
-    check_request(shape, voxel_nm, instrument, num_slices, sublayers)
-    if slab_slices < 1:
-        raise InputError(f"slab_slices is {slab_slices}, expected at least 1.")
+    source = _source(volume, instrument, voxel_nm, periodic, num_slices, slab_slices, sublayers)
     if milling is None:
-        milling = nominal_milling(instrument, (num_slices, *shape[-2:]))
-    source = _Source(
-        volume=volume, voxel_nm=voxel_nm, periodic=periodic, phases=instrument.num_phases
-    )
+        milling = nominal_milling(instrument, (num_slices, *volume.shape[-2:]))
     return _slabs(
         source, instrument, milling, num_slices, slab_slices, sublayers, below_slices, progress
     )
@@ -253,7 +194,7 @@ def expected_slabs(
 
 def _slabs(source, instrument, milling, num_slices, slab_slices, sublayers, below, progress):
     geometry = instrument.geometry
-    cuts, border = _plan(
+    cuts, border = plan_layers(
         milling.thickness_nm,
         geometry,
         voxel_z_nm=source.voxel_nm[0],
@@ -297,26 +238,23 @@ def _slabs(source, instrument, milling, num_slices, slab_slices, sublayers, belo
     )
     bottom = sum_beneath()
     shares = jnp.ones(1, border.dtype)
-    deepest = None
     if source.phases > 1:
         beneath, found = bottom, []
         for part in parts:
             window = source.window(part.top, count)
-            each, last, beneath = _measure(
+            each, beneath = _measure(
                 window, beneath, *arguments(part), slices=part.stop - part.start, periodic=periodic
             )
-            deepest = last if deepest is None else deepest
             found.insert(0, each)
         shares = jax.jit(mean_shares)(jnp.concatenate(found))
-    else:
-        part = parts[0]
-        window = source.window(part.top, count)
-        deepest = _deepest(
-            window, bottom, *arguments(part), slices=part.stop - part.start, periodic=periodic
-        )
     texture = Texture(chord_nm=chord, period_nm=period, shares=shares)
 
-    scene, beneath = jax.jit(first_scene)(deepest, instrument), bottom
+    coefficients, part = coefficients_of(instrument), parts[0]
+    scene = _first_scene(
+        source.window(part.top, count), bottom, *arguments(part), coefficients,
+        slices=part.stop - part.start, periodic=periodic,
+    )  # fmt: skip
+    beneath = bottom
     for part in parts:
         here = slice(part.start, part.stop)
         border_here, low_here, first, _ = arguments(part)
@@ -334,6 +272,7 @@ def _slabs(source, instrument, milling, num_slices, slab_slices, sublayers, belo
             jax.tree.map(lambda leaf, rows=here: leaf[rows], rows_of_milling),
             imaged[here],
             texture,
+            coefficients,
             instrument,
             slices=part.stop - part.start,
             periodic=periodic,
@@ -352,3 +291,55 @@ def _add_layers(window, total):
         return total + layer, None
 
     return jax.lax.scan(add, total, jnp.moveaxis(window, 1, 0), reverse=True)[0]
+
+
+def sample_slabs(
+    volume: VolumeLike,
+    instrument: Instrument,
+    *,
+    key: jax.Array,
+    voxel_nm: float | tuple[float, float, float],
+    num_slices: int,
+    slab_slices: int = 32,
+    periodic: bool = False,
+    sublayers: int = 3,
+    below_slices: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[SampledSlab]:
+    """`fibsim.sample_stack` of a volume that is read slab by slab; the deepest slab comes first.
+
+    Faults are drawn once for the run, and the noise of a slice depends on ``key`` and on the
+    slice's number: images, expected images, truth and faults are those of `fibsim.sample_stack`
+    to the bit, whatever the size of the slabs. Memory, arguments and errors as for
+    `expected_slabs`; ``key`` is a typed JAX key.
+    """
+    source = _source(volume, instrument, voxel_nm, periodic, num_slices, slab_slices, sublayers)
+    milling, key_noise = draw_run(instrument, (num_slices, *volume.shape[-2:]), key=key)
+    slabs = _slabs(
+        source, instrument, milling, num_slices, slab_slices, sublayers, below_slices, progress
+    )
+    return _recorded(slabs, source, instrument, milling, key_noise)
+
+
+def _recorded(slabs, source, instrument, milling, key_noise):
+    upper, weight = face_layers(
+        milling.thickness_nm, voxel_z_nm=source.voxel_nm[0], layers=source.depth
+    )
+    upper = np.asarray(upper)
+    for slab in slabs:
+        rows = slice(slab.first, slab.first + slab.images.shape[1])
+        faults = jax.tree.map(lambda leaf, rows=rows: leaf[rows], milling)
+        both = (
+            np.concatenate([source.fractions(int(layer), 1) for layer in layers], axis=-3)
+            for layers in (upper[rows], np.minimum(upper[rows] + 1, source.depth - 1))
+        )
+        solid = interpolate_faces(
+            *both, weight[rows], faults, instrument.geometry.pixel_nm, periodic=source.periodic
+        )
+        sample = Sample(
+            images=add_noise(slab.images, instrument, key=key_noise, first=slab.first),
+            expected=slab.images,
+            solid=solid,
+            milling=faults,
+        )
+        yield SampledSlab(first=slab.first, sample=sample)

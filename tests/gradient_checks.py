@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import fibsim
+from fibsim.fit import RegressionSettings, default_unknowns, start_point
+from fibsim.fit.robust import Crop, Known, SliceMilling, regression_objective
 from fibsim.instrument import leaves_by_name, replace_by_name
 from fibsim.materials import material
 from fibsim.milling import Milling
@@ -38,10 +40,16 @@ def solid_fraction(rng):
 def instrument(rng):
     base = fibsim.make_instrument(beam_kev=(1.3, 4.7), detectors=("SE", "BSE"))
     values = {}
+    stated = ("detector.gamma", "detector.astigmatism", "detector.astigmatism_diagonal")
     for path, leaf in leaves_by_name(base).items():
+        if path in stated:
+            continue
         wobble = 1 + 0.07 * rng.uniform(-1, 1, leaf.shape)
         values[path] = jnp.asarray(GEOMETRY.get(path, leaf * wobble))
     values["detector.se_fraction"] = jnp.asarray([0.83, 0.12])
+    values["detector.gamma"] = jnp.asarray([1.11, 0.87])
+    values["detector.astigmatism"] = jnp.asarray([0.21, -0.13])
+    values["detector.astigmatism_diagonal"] = jnp.asarray([-0.17, 0.24])
     return replace_by_name(base, values)
 
 
@@ -171,12 +179,68 @@ def check_phases():
     return good + check_tree("resin.", other, lambda new: value(phases, new), gradient[1], 1)
 
 
+def check_regression():
+    """The robust objective of a segmented stack: every unknown, slice and misfit."""
+    rng = np.random.default_rng(6)
+    lens = instrument(rng)
+    unknowns = default_unknowns(tilt_known=False)
+    how = RegressionSettings(sublayers=2, margin_px=3, prior_weight=0.01)
+    free = {
+        "unknowns": start_point(lens, {}, unknowns),
+        "slices": SliceMilling(
+            thickness=jnp.asarray([0.4, -0.7, 0.3, 0.9, -0.2]),
+            drift=jnp.asarray(rng.uniform(0.2, 0.8, (5, 2))),
+            brightness=jnp.asarray(rng.normal(size=5)),
+        ),
+        "misfit": jnp.asarray([1.3, 2.1]),
+    }
+    # A field that nowhere reaches a full or an empty pixel, whose slope is not continuous.
+    field = 0.9 * (solid_fraction(rng)[:6] - 0.5)
+    crop = Crop(
+        field=jnp.asarray(field),
+        rows=np.asarray([0, 1, 2, 3, 4, 3]),
+        grey=jnp.asarray(rng.uniform(20, 200, (2, SLICES, *SHAPE[1:]))),
+        weight=jnp.asarray([1.0, 0.7, 0.4]),
+    )
+    known = Known(
+        instrument=lens,
+        origin={k: v + 0.1 for k, v in free["unknowns"].items()},
+        misfit=free["misfit"] - 0.2,
+        surfaces=(jnp.full(6, 0.3), jnp.full(6, 0.5)),
+    )
+    model = (tuple(unknowns.items()), how)
+    value = jax.jit(lambda free: regression_objective(free, known, crop, model))
+    gradient = jax.grad(value)(free)
+    good = []
+    for part, limit in (("unknowns", 1), ("misfit", 2)):
+        leaves = free[part] if part == "unknowns" else {part: free[part]}
+        slopes = gradient[part] if part == "unknowns" else {part: gradient[part]}
+        for name, leaf in leaves.items():
+            flat = [np.unravel_index(i, leaf.shape) for i in range(min(leaf.size, limit))]
+
+            def moved(new, part=part, name=name):
+                changed = {**free[part], name: new} if part == "unknowns" else new
+                return value({**free, part: changed})
+
+            good.append(check(f"regression, {name}", moved, leaf, slopes[name], flat))
+    for name, leaf in leaves_by_name(free["slices"]).items():
+
+        def moved(new, name=name):
+            return value({**free, "slices": replace_by_name(free["slices"], {name: new})})
+
+        rows = [(0,), (2,)] if leaf.ndim == 1 else [(1, 0), (3, 1)]
+        good.append(
+            check(f"regression, {name}", moved, leaf, getattr(gradient["slices"], name), rows)
+        )
+    return good
+
+
 def check_likelihood():
     """The likelihood of recorded grey values, black and white pixels among them."""
     rng = np.random.default_rng(4)
     signal = jnp.asarray(rng.uniform(0, 1.6, 200))
     grey = jnp.asarray(np.clip(rng.normal(120, 90, 200), 0, 255))
-    values = dict(gain=131.0, offset=19.0, dose_electrons=23.0, read_grey=4.3)
+    values = dict(gain=131.0, offset=19.0, dose_electrons=23.0, read_grey=4.3, gamma=0.9)
     values = {name: jnp.asarray(value) for name, value in values.items()}
 
     @jax.jit
@@ -201,7 +265,7 @@ def main() -> int:
     if not jax.config.jax_enable_x64:
         print("set JAX_ENABLE_X64=1: single precision cannot resolve these differences")
         return 2
-    good = check_stack() + check_phases() + check_likelihood()
+    good = check_stack() + check_phases() + check_regression() + check_likelihood()
     print(f"{sum(good)} of {len(good)} gradients agree within {TOLERANCE:g}")
     return 0 if all(good) else 1
 

@@ -19,13 +19,13 @@ from fibnet.cli import main as fibnet_main
 from fibsim.cli import main as fibsim_main
 
 HERE = Path(__file__).parent
-STAGES = ["fit", "train", "segment", "measure", "report"]
+STAGES = ["fit", "train", "adapt", "segment", "measure", "report"]
 
 
 def call(*arguments, program="fibnet", **kwargs):
     script = [str(HERE / "tiny_cli.py")] if program == "fibnet" else ["-m", "fibsim.cli"]
     command = [sys.executable, *script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, **kwargs)
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,27 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fibsim.errors import InputError
-from fibsim.fit import FitSettings, default_unknowns, fit_instrument, grey_levels
+from fibsim.fit import (
+    FitSettings,
+    RefineSettings,
+    check_fittable,
+    default_unknowns,
+    fit_instrument,
+    grey_levels,
+    specimen_unknowns,
+    standard_errors,
+    statements,
+    table_of_unknowns,
+)
+from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
 from fibsim.fit.first_guess import guess_tilt_deg, noise_sd
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
 from fibsim.fit.unknowns import apply_unknowns, log_prior, start_point
-from fibsim.instrument import leaves_by_name
+from fibsim.instrument import MillingFaults, leaves_by_name
 from fibsim.presets import make_instrument
 from fibsim.simulate_command import record
 from fibsim.stack import Channel, Stack
@@ -88,6 +101,8 @@ def test_patch_responses_are_projections():
 
 def test_free_space_round_trip_and_prior():
     instrument = make_instrument(beam_kev=[1.0, 5.0])
+    sizes = {field.name: jnp.asarray(0.01) for field in dataclasses.fields(instrument.faults)}
+    instrument = dataclasses.replace(instrument, faults=MillingFaults(**sizes))
     unknowns = default_unknowns(tilt_known=False)
     free = start_point(instrument, {}, unknowns)
     again, _ = apply_unknowns(free, instrument, {}, unknowns)
@@ -104,14 +119,16 @@ def test_short_fit_gets_closer_than_the_default(stack):
     start = make_instrument(beam_kev=[1.0, 5.0], tilt_deg=20.0)
     half = dataclasses.replace(start.detector, gain=start.detector.gain / 2)
     start = dataclasses.replace(start, detector=half)
-    settings = FitSettings(steps=12, crop_px=48, crop_slices=4, sublayers=2, below_slices=3)
+    settings = FitSettings(
+        steps=12, crop_px=48, crop_slices=4, sublayers=2, below_slices=3, refine=None
+    )
     steps = []
     fit = fit_instrument(
         stack,
         key=jax.random.key(0),
         settings=settings,
         start=start,
-        progress=lambda step, total, loss: steps.append(step),
+        progress=lambda step, total, text: steps.append(step),
     )
     assert steps == list(range(1, 13)) and fit.loss.shape == (12,)
     assert fit.fitted_distance < 0.5 * fit.default_distance
@@ -123,6 +140,68 @@ def test_short_fit_gets_closer_than_the_default(stack):
         start=start,
     )
     np.testing.assert_array_equal(fit.loss, again.loss)
+
+
+def test_moments_state_errors_that_hold(stack):
+    """Seven unknowns, the rest known; from a gain and a tilt that are wrong by many errors."""
+    start = make_instrument(beam_kev=[1.0, 5.0], tilt_deg=30.0)
+    specimen = {"solid_fraction": 0.36, "ligament_nm": 30.0}
+    table = default_unknowns(tilt_known=False) | specimen_unknowns(specimen)
+    names = ("detector.gain", "detector.offset", "noise.dose_electrons", "geometry.tilt_deg")
+    more = ("noise.read_grey", *(f"specimen.{name}" for name in specimen))
+    free = {name: table[name] for name in (*names, *more)}
+    steps = RefineSettings(rounds=7, steps=3, simulations=24, slope_simulations=2)
+    fit = fit_instrument(
+        stack,
+        key=jax.random.key(0),
+        start=start,
+        unknowns=free,
+        settings=FitSettings(
+            steps=4, crop_px=48, crop_slices=4, sublayers=2, below_slices=9, refine=steps
+        ),
+        optimiser=optax.adam(0.02),
+        distance=lambda real, simulated, key: jnp.mean((real.mean() - simulated.mean()) ** 2),
+    )
+    print(fit.refinement.steps)
+    assert fit.refinement.converged
+    errors = standard_errors(fit)
+    assert set(errors) == set(free) and errors["detector.gain"].shape == (2,)
+    truth = make_instrument(beam_kev=[1.0, 5.0], tilt_deg=38.0)
+    for name in names:
+        deviation = leaves_by_name(fit.instrument)[name] - leaves_by_name(truth)[name]
+        assert np.all(np.abs(deviation) < 4 * errors[name]), name
+        assert np.all(errors[name] < 0.25 * np.abs(leaves_by_name(truth)[name])), name
+    for name, value in specimen.items():
+        assert abs(fit.specimen[name] - value) < 4 * errors[f"specimen.{name}"], name
+    lines = table_of_unknowns(fit)
+    assert len(lines) == 1 + 11 and "detector.gain[1]" in lines[2]
+    assert all(sentence.endswith((".", "each.")) for sentence in statements(fit))
+
+
+def test_suspicious_stacks_are_named(stack):
+    images = stack.images.copy()
+    images[1] = images[0]
+    with pytest.raises(InputError, match="1kV and 5kV hold the same images"):
+        check_fittable(dataclasses.replace(stack, images=images))
+    images[1] = 17
+    with pytest.raises(InputError, match="5kV holds the grey value 17 everywhere"):
+        check_fittable(dataclasses.replace(stack, images=images))
+    images[1] = np.where(stack.images[1] > stack.images[1].mean(), 255, stack.images[1])
+    (said,) = image_warnings(dataclasses.replace(stack, images=images))
+    assert "channel 5kV is white (255)" in said
+    images[1] = np.where(stack.images[1] > 20, 255, stack.images[1])
+    with pytest.raises(InputError, match="of channel 5kV is black or white"):
+        check_fittable(dataclasses.replace(stack, images=images))
+    few = dataclasses.replace(stack, images=stack.images[:, :3])
+    assert "3 slices" in image_warnings(few)[0]
+    assert image_warnings(stack) == []
+
+
+def test_other_statements_are_suggested_only_if_far_better(stack):
+    assert "swapped" in likely_swapped({(0, 1): 0.1}, 0.2, stack)[0]
+    assert likely_swapped({(0, 1): 0.19}, 0.2, stack) == likely_swapped({}, 0.2, stack) == []
+    assert "tilt of -38 degrees" in likely_tilt({-38.0: 0.1, 0.0: 0.15}, 0.2, 38.0)[0]
+    assert likely_tilt({-38.0: 0.3}, 0.2, 38.0) == []
 
 
 def test_bad_input_is_named(stack):

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fibsim.noise import log_likelihood, noise_variance, sample_grey
+from fibsim.detector import grey_value
+from fibsim.instrument import replace_by_name
+from fibsim.noise import channel_noise_variance, log_likelihood, noise_variance, sample_grey
+from fibsim.presets import make_instrument
+from fibsim.simulate import add_noise
 
 DRAWS = 40_000
 WHITE = 255.0
@@ -104,6 +108,35 @@ def test_more_dose_means_less_relative_noise():
     )
 
 
+def test_gamma_bends_the_noise_with_the_signal():
+    """Normal counts, bent as the detector bends them, against the stated variance."""
+    gamma, dose, signal = 0.8, 4000.0, 0.9
+    counts = signal + np.sqrt(signal / dose) * np.random.default_rng(3).normal(size=DRAWS)
+    grey = np.asarray(grey_value(jnp.asarray(counts), TRUTH["gain"], TRUTH["offset"], gamma))
+    mean = grey_value(jnp.asarray(signal), TRUTH["gain"], TRUTH["offset"], gamma)
+    values = {**TRUTH, "dose_electrons": dose, "read_grey": 0.0}
+    stated = float(noise_variance(mean, gamma=gamma, **values))
+    # The variance of DRAWS samples is known to sqrt(2 / DRAWS) = 0.7 %.
+    assert grey.var() == pytest.approx(stated, rel=0.03)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
+def test_every_channel_has_its_own_law(shape):
+    """Gain, offset, dose, amplifier and gamma of each channel, over any axes behind it."""
+    values = dict(gain=[120.0, 80.0], offset=[20.0, 10.0], gamma=[1.0, 1.3])
+    noise = dict(dose_electrons=[45.0, 90.0], read_grey=[3.0, 1.0])
+    instrument = replace_by_name(
+        make_instrument(beam_kev=[1.0, 5.0]),
+        {f"detector.{k}": jnp.asarray(v) for k, v in values.items()}
+        | {f"noise.{k}": jnp.asarray(v) for k, v in noise.items()},
+    )
+    mean = jnp.asarray(np.random.default_rng(0).uniform(30, 200, (2, *shape)))
+    found = channel_noise_variance(mean, instrument)
+    for c in range(2):
+        own = {name: value[c] for name, value in (values | noise).items()}
+        np.testing.assert_allclose(found[c], noise_variance(mean[c], **own), rtol=1e-5)
+
+
 def test_darkness_has_amplifier_noise_only():
     mean = jnp.array([20.0, 5.0])
     np.testing.assert_allclose(np.asarray(noise_variance(mean, **TRUTH)), 9.0, rtol=1e-6)
@@ -132,6 +165,18 @@ def test_gradient_flows_through_the_sample():
         lambda m: jnp.mean(sample_grey(m, jnp.full(100, 30.0), WHITE, key=jax.random.key(2)))
     )(jnp.full(100, 130.0))
     np.testing.assert_allclose(np.asarray(slope), 0.01, rtol=1e-5)
+
+
+def test_noise_of_a_slice_goes_by_its_number():
+    """Slabs get the noise of the whole, also of a single slice; slices differ from one another."""
+    lens = make_instrument(beam_kev=(1.0, 5.0))
+    mean, key = jnp.full((2, 5, 16, 16), 120.0), jax.random.key(3)
+    whole = np.asarray(add_noise(mean, lens, key=key))
+    for first, stop in ((2, 5), (4, 5)):
+        part = add_noise(mean[:, first:stop], lens, key=key, first=first)
+        np.testing.assert_array_equal(part, whole[:, first:stop])
+    correlation = np.corrcoef(whole.reshape(10, -1)) - np.eye(10)
+    assert np.abs(correlation).max() < 5 / 16
 
 
 def test_same_key_same_noise():

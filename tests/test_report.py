@@ -7,7 +7,15 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from fibnet import metrics, morphology
-from fibnet.report import FitSection, ReportContent, TrainingSection, curves, style, write_report
+from fibnet.report import (
+    AdaptationSection,
+    FitSection,
+    ReportContent,
+    TrainingSection,
+    curves,
+    style,
+    write_report,
+)
 from fibnet.report.numbers import aligned, format_value
 from fibnet.report.rendering import render_solid
 from fibnet.report.volumes import binary_entropy, grey_range
@@ -70,6 +78,12 @@ def full_content(channels=2, slices=8):
             val_steps=np.array([10, 40]),
             val_dice=np.array([0.8, 0.91234]),
         ),
+        adaptation=AdaptationSection(
+            rounds=[(1, 0.6411, 0.6327, 0.0213, 0.44, True), (2, 0.6327, 0.63, 0.001, 0.05, False)],
+            residuals=[(1, names[0], 0.11, 2.12, 1.43, 1.31, 0.866, 0.951, 0.962)],
+            unknowns=[("interaction.edge_<gain>", "", 1.0, 1.3, 0.9)],
+            kinds=[("fibres", 0.033, 0.021), ("waves", 0.127, 0.019)],
+        ),
         settings={"seed": 7, "preset": "tiny <fast>"},
         versions={"jax": "0.10.2"},
         timings=[("fit", 12.5, 830.4), ("train", 120.0, None)],
@@ -129,20 +143,22 @@ def test_self_contained(written):
 
 def test_text_is_escaped(written):
     text = written.read_text(encoding="utf-8")
-    for raw in ("<one>", "<unknown>", "<tag>", "<fast>"):
+    for raw in ("<one>", "<unknown>", "<tag>", "<fast>", "<gain>"):
         assert raw not in text
         assert raw.replace("<", "&lt;").replace(">", "&gt;") in text
 
 
 def test_holds_the_numbers(written, content):
     text = " ".join(Reader(written.read_text(encoding="utf-8")).text.split())
-    for shown in ("0.634 ± 0.012", "35.1 (33.8 to 36.2)", "41.2", "12.31", "3.21", "tiny <fast>"):
+    for shown in ("0.634 ± 0.012", "35.1 (33.8 to 36.2)", "41.2", "12.31", "3.21", "tiny <fast>",
+                  "0.6411", "2.13", "+0.90", "1.43", "0.962", "0.127"):  # fmt: skip
         assert shown in text, shown
     measures = content.morphology
     assert f"{measures.ligament_diameter_nm:.2f}" in text
     assert f"{content.scores['fibnet']['dice']:.3f}" in text
     for section in ("Recording", "Segmentation", "Morphology", "Comparison with the truth",
-                    "Fit of the simulator", "Training", "Reproducibility"):  # fmt: skip
+                    "Fit of the simulator", "Training", "Alternation with the segmentation",
+                    "Reproducibility"):  # fmt: skip
         assert section in text
     numbers = [int(n) for n in re.findall(r"Figure (\d+)\.", text)]
     assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) == 12

@@ -64,6 +64,50 @@ def test_slabs_of_two_materials_are_equal_to_the_whole():
     np.testing.assert_array_equal(slabs, whole)
 
 
+FAULTS = dict(thickness_sd=0.1, drift_nm=0.9, flicker_sd=0.02, curtain_sd=0.02, line_grey=1.5)
+
+
+@pytest.mark.parametrize(
+    ("periodic", "slab_slices", "others"),
+    [(True, 3, ()), (False, 3, ()), (True, 100, ()), (True, 4, ("resin",))],
+)
+def test_recordings_in_slabs_are_equal_to_the_whole(periodic, slab_slices, others):
+    """Images with noise, truth and faults; the deepest slab of three records a single slice.
+
+    Of fractions of voxels, whose sums are not exact as those of labels are.
+    """
+    lens = instrument(other_phases=others)
+    faults = {k: jnp.asarray(v, jnp.float32) for k, v in FAULTS.items()}
+    lens = dataclasses.replace(lens, faults=dataclasses.replace(lens.faults, **faults))
+    volume = labels(phases=1 + len(others))
+    if others:
+        volume = volume == np.array([1, 2])[:, None, None, None]
+    volume = volume * np.random.default_rng(5).uniform(size=(34, SIDE, SIDE))
+    volume, voxel_nm, key = volume.astype(np.float32), (3.1, 4.0, 4.0), jax.random.key(6)
+    options = dict(num_slices=SLICES, below_slices=BELOW, sublayers=2)
+    specimen = make_specimen(volume, voxel_nm=voxel_nm, periodic=periodic)
+    whole = fibsim.sample_stack(specimen, lens, key=key, **options)
+    slabs = fibsim.sample_slabs(
+        volume, lens, key=key, voxel_nm=voxel_nm, periodic=periodic, slab_slices=slab_slices,
+        **options,
+    )  # fmt: skip
+    seen = set()
+    for slab in slabs:
+        rows = slice(slab.first, slab.first + slab.sample.images.shape[1])
+        seen |= set(range(SLICES)[rows])
+        for name in ("images", "expected", "solid"):
+            np.testing.assert_array_equal(
+                getattr(slab.sample, name), getattr(whole, name)[..., rows, :, :], err_msg=name
+            )
+        jax.tree.map(
+            lambda part, all_, rows=rows: np.testing.assert_array_equal(part, all_[rows]),
+            slab.sample.milling,
+            whole.milling,
+        )
+    assert seen == set(range(SLICES))
+    assert (whole.images - whole.expected).std() > 1 and np.ptp(whole.milling.thickness_nm) > 0
+
+
 def test_bytes_are_read_by_range_only():
     """255 is solid, and no more than a window of layers is asked for at once."""
     volume = (255 * labels()).astype(np.uint8)

@@ -9,7 +9,7 @@ import numpy as np
 from fibnet.morphology import Measures
 from fibsim.errors import InputError
 
-__all__ = ["FitSection", "ReportContent", "TrainingSection", "checked"]
+__all__ = ["AdaptationSection", "FitSection", "ReportContent", "TrainingSection", "checked"]
 
 Value = float | int | str | tuple[float, float] | tuple[float, float, float]
 """A number, ready text, ``(value, uncertainty)`` or ``(value, low, high)``."""
@@ -54,6 +54,28 @@ class TrainingSection:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptationSection:
+    """How the alternation of segmentation and fit went.
+
+    Attributes:
+        rounds: rows ``(round, porosity before, porosity after, share of voxels that changed,
+            movement of the unknowns in standard deviations of their priors, whether its network
+            was kept)``.
+        residuals: rows ``(round, channel, noise share, chi^2 before, chi^2 refitted, chi^2
+            retrained, explained before, explained refitted, explained retrained)``.
+        unknowns: rows ``(parameter, unit, before, after, moved in standard deviations)`` of those
+            that moved most.
+        kinds: rows ``(specimen generator, distance to the volume, distance of its draws from
+            each other)``, the closest first.
+    """
+
+    rounds: Sequence[tuple] = ()
+    residuals: Sequence[tuple] = ()
+    unknowns: Sequence[tuple] = ()
+    kinds: Sequence[tuple[str, float, float]] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ReportContent:
     """Everything `fibnet.report.write_report` shows; what is empty or None is left out.
 
@@ -77,6 +99,7 @@ class ReportContent:
         scores: method -> metric -> value, as from `fibnet.metrics.scores`.
         fit: the fit of the simulator.
         training: the training of the segmenter.
+        adaptation: the alternation of segmentation and fit.
         settings: setting -> value.
         versions: package -> version.
         timings: rows ``(stage, seconds, peak MB)``; a peak of None is left blank.
@@ -100,6 +123,7 @@ class ReportContent:
     scores: Mapping[str, Mapping[str, float]] | None = None
     fit: FitSection | None = None
     training: TrainingSection | None = None
+    adaptation: AdaptationSection | None = None
     settings: Mapping[str, Any] | None = None
     versions: Mapping[str, str] | None = None
     timings: Sequence[tuple[str, float, float | None]] | None = None

@@ -8,7 +8,7 @@ import numpy as np
 
 from fibnet.metrics import HIGHER_IS_BETTER, METRIC_LABELS
 from fibnet.report import curves, volumes
-from fibnet.report.content import FitSection, ReportContent, checked
+from fibnet.report.content import AdaptationSection, FitSection, ReportContent, checked
 from fibnet.report.numbers import aligned, format_value
 from fibnet.report.page import Page
 from fibnet.report.style import Picture
@@ -54,6 +54,8 @@ def write_report(path: str | os.PathLike, content: ReportContent) -> Path:
     if content.training is not None:
         page.section("Training")
         place(curves.training_figure(content.training))
+    if content.adaptation is not None:
+        _adaptation(page, content.adaptation)
     _reproducibility(page, content)
     path.write_text(page.html(), encoding="utf-8")
     return path
@@ -244,6 +246,61 @@ def _parameter_row(row: Sequence, with_error: bool) -> tuple[str, ...]:
     fitted_text, error_text = format_value((fitted, error)).split(" ± ")
     start_text, _ = format_value((start, error)).split(" ± ")
     return (name, unit, start_text, fitted_text, error_text)
+
+
+def _adaptation(page: Page, adaptation: AdaptationSection) -> None:
+    page.section("Alternation with the segmentation")
+    page.paragraph(
+        "The segmented volume was imaged by the simulator and compared with the recording pixel by "
+        "pixel; the instrument was refitted to it, and the network trained on, with the volume "
+        "itself among the specimens."
+    )
+    page.table(
+        "Rounds. Movement is the root mean square over the unknowns, in standard deviations of "
+        "their priors. A network is kept unless its volume explains the recording clearly worse.",
+        ("Round", "Porosity before", "after", "Changed voxels (%)", "Movement (s.d.)", "Kept"),
+        [
+            (
+                str(number),
+                *aligned([before, after], 4),
+                f"{100 * changed:.2f}",
+                f"{moved:.2f}",
+                "yes" if kept else "no",
+            )
+            for number, before, after, changed, moved, kept in adaptation.rounds
+        ],
+        kinds="tnnnnt",
+    )
+    page.table(
+        "How well the volume explains the recording: squared residual over noise variance "
+        "(1 where nothing but noise is left), and share explained of the variance that is not "
+        "noise; before, with the instrument refitted, and with the retrained network's volume.",
+        ("Round", "Channel", "Noise share", "χ² before", "refitted", "retrained",
+         "Explained before", "refitted", "retrained"),
+        [
+            (str(number), name, *(f"{v:.2f}" for v in row[:4]), *(f"{v:.3f}" for v in row[4:]))
+            for number, name, *row in adaptation.residuals
+        ],
+        kinds="tt" + "n" * 7,
+    )  # fmt: skip
+    if adaptation.unknowns:
+        page.table(
+            "Parameters that the refits moved most, from the first fit to the last round.",
+            ("Parameter", "Unit", "Before", "After", "Moved (s.d.)"),
+            [
+                (name, unit, *aligned([before, after], 3, smallest=True), f"{moved:+.2f}")
+                for name, unit, before, after, moved in adaptation.unknowns
+            ],
+            kinds="tsnnn",
+        )
+    if adaptation.kinds:
+        page.table(
+            "Resemblance of the volume to the specimen generators, by correlations and chord "
+            "lengths of fitted draws, and how much two draws of a kind differ by chance.",
+            ("Generator", "Distance", "By chance"),
+            [(kind, f"{d:.3f}", f"{chance:.3f}") for kind, d, chance in adaptation.kinds],
+            kinds="tnn",
+        )
 
 
 def _reproducibility(page: Page, content: ReportContent) -> None:

@@ -4,10 +4,24 @@ from fibsim.fit.choose import fit_best_kind as fit_best_kind
 from fibsim.fit.first_guess import grey_levels as grey_levels
 from fibsim.fit.optimise import FitResult as FitResult
 from fibsim.fit.optimise import FitSettings as FitSettings
-from fibsim.fit.optimise import check_fittable as check_fittable
-from fibsim.fit.optimise import draw_sample as draw_sample
 from fibsim.fit.optimise import fit_instrument as fit_instrument
-from fibsim.fit.optimise import slices_below as slices_below
+from fibsim.fit.optimise import patch_distance as patch_distance
+from fibsim.fit.refine import Refinement as Refinement
+from fibsim.fit.refine import RefineSettings as RefineSettings
+from fibsim.fit.regress import ChannelResidual as ChannelResidual
+from fibsim.fit.regress import RegressionResult as RegressionResult
+from fibsim.fit.regress import RegressionSettings as RegressionSettings
+from fibsim.fit.regress import moved_by as moved_by
+from fibsim.fit.regress import regress_instrument as regress_instrument
+from fibsim.fit.regress import regression_unknowns as regression_unknowns
+from fibsim.fit.regress import stack_residual as stack_residual
+from fibsim.fit.simulated import check_drawable as check_drawable
+from fibsim.fit.simulated import draw_sample as draw_sample
+from fibsim.fit.simulated import slices_below as slices_below
+from fibsim.fit.start import check_fittable as check_fittable
+from fibsim.fit.statements import standard_errors as standard_errors
+from fibsim.fit.statements import statements as statements
+from fibsim.fit.statements import table_of_unknowns as table_of_unknowns
 from fibsim.fit.unknowns import Unknown as Unknown
 from fibsim.fit.unknowns import apply_unknowns as apply_unknowns
 from fibsim.fit.unknowns import default_unknowns as default_unknowns
@@ -15,17 +29,31 @@ from fibsim.fit.unknowns import specimen_unknowns as specimen_unknowns
 from fibsim.fit.unknowns import start_point as start_point
 
 __all__ = [
+    "ChannelResidual",
     "FitResult",
     "FitSettings",
+    "RefineSettings",
+    "Refinement",
+    "RegressionResult",
+    "RegressionSettings",
     "Unknown",
     "apply_unknowns",
+    "check_drawable",
     "check_fittable",
     "default_unknowns",
     "draw_sample",
     "fit_best_kind",
     "fit_instrument",
     "grey_levels",
+    "moved_by",
+    "patch_distance",
+    "regress_instrument",
+    "regression_unknowns",
     "slices_below",
     "specimen_unknowns",
+    "stack_residual",
+    "standard_errors",
     "start_point",
+    "statements",
+    "table_of_unknowns",
 ]

@@ -13,7 +13,7 @@ __all__ = ["AUTOMATIC_KINDS", "fit_best_kind"]
 AUTOMATIC_KINDS = ("waves", "hierarchical")
 """Tried when nothing states the specimen: one and two levels of nanoporous structure."""
 
-_TRIAL_STEPS = 60
+_TRIAL_STEPS = 40
 
 
 def fit_best_kind(
@@ -22,16 +22,16 @@ def fit_best_kind(
     key: jax.Array,
     settings: FitSettings,
     kinds: Sequence[str] | None = None,
-    progress: Callable[[str, int, int, float], None] | None = None,
+    progress: Callable[[str, int, int, str], None] | None = None,
 ) -> FitResult:
     """Fit with the kind that the stack names, else with the best of ``kinds``.
 
-    Every kind is fitted for 60 steps; the one with the smallest held-out distance is then fitted
+    Every kind is fitted for 40 steps; the one with the smallest held-out distance is then fitted
     in full. One kind (or a fit no longer than a trial) needs no trial.
 
     Args:
         kinds: candidates; those of `AUTOMATIC_KINDS` if not given.
-        progress: called with (kind, step, steps, loss).
+        progress: called with (kind, step, steps, text).
 
     Raises:
         InputError: as `fit_instrument`.
@@ -41,14 +41,14 @@ def fit_best_kind(
     kinds = tuple(kinds or AUTOMATIC_KINDS)
 
     def run(kind: str, how: FitSettings) -> FitResult:
-        def report(step: int, steps: int, loss: float) -> None:
+        def report(step: int, steps: int, text: str) -> None:
             if progress is not None:
-                progress(kind, step, steps, loss)
+                progress(kind, step, steps, text)
 
         return fit_instrument(stack, key=key, kind=kind, settings=how, progress=report)
 
     if len(kinds) == 1 or settings.steps <= _TRIAL_STEPS:
         return run(kinds[0], settings)
-    trial = dataclasses.replace(settings, steps=_TRIAL_STEPS)
+    trial = dataclasses.replace(settings, steps=_TRIAL_STEPS, refine=None)
     best = min((run(kind, trial) for kind in kinds), key=lambda fit: fit.fitted_distance)
     return run(best.kind, settings)

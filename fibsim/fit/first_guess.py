@@ -4,7 +4,16 @@ import numpy as np
 
 from fibsim.stack import Stack
 
-__all__ = ["grey_levels", "guess_feature_nm", "guess_tilt_deg", "noise_sd"]
+__all__ = [
+    "grey_levels",
+    "guess_faults",
+    "guess_feature_nm",
+    "guess_tilt_deg",
+    "half_width",
+    "noise_by_brightness",
+    "noise_response",
+    "noise_sd",
+]
 
 WHITE = 255.0
 
@@ -24,16 +33,79 @@ def grey_levels(stack: Stack) -> np.ndarray:
     return (out - low) * (WHITE / np.maximum(high - low, 1e-12))
 
 
+def noise_response(images: np.ndarray) -> np.ndarray:
+    """The mask ``[1 -2 1]^T [1 -2 1]``, 0 where grey values are locally linear; of white noise it
+    makes 6 times its standard deviation (Immerkaer 1996, doi 10.1006/cviu.1996.0060)."""
+    return np.diff(np.diff(images, n=2, axis=-1), n=2, axis=-2)
+
+
 def noise_sd(images: np.ndarray) -> np.ndarray:
     """Standard deviation of white noise per channel of ``(channel, slice, y, x)``.
 
-    The mask ``[1 -2 1]^T [1 -2 1]`` cancels locally linear structure; the noise is its median
-    absolute response over ``6 x 0.6745`` (after Immerkaer 1996, doi 10.1006/cviu.1996.0060, with
-    the median for robustness against edges).
+    Median absolute `noise_response` over ``6 x 0.6745``: Immerkaer's estimate with the median
+    for robustness against edges. Of ``(patch, slice, y, x)`` it is the noise of every patch.
     """
-    second = np.diff(np.diff(images, n=2, axis=-1), n=2, axis=-2)
-    flat = np.abs(second.reshape(second.shape[0], -1))
+    flat = np.abs(noise_response(images).reshape(images.shape[0], -1))
     return np.median(flat, axis=1) / (6 * 0.6745)
+
+
+def _second_difference_sd(profile: np.ndarray) -> float:
+    """Robust standard deviation of the second differences along the last axis."""
+    second = np.diff(profile, n=2, axis=-1)
+    return float(np.median(np.abs(second)) / 0.6745) if second.size else 0.0
+
+
+def guess_faults(images: np.ndarray) -> dict[str, float]:
+    """Sizes of flicker, curtains and line noise, to start a fit from.
+
+    Second differences of a profile (slice, column and row medians) over what independent draws
+    would give. The specimen's own structure adds to all three, so half of each is taken.
+    Channels share them, so the median over channels counts.
+    """
+    # Curtains are smooth over 1.5 pixels (`fibsim.milling`): 6 - 8 exp(-1/9) + 2 exp(-4/9).
+    smooth = np.sqrt(6 - 8 * np.exp(-1 / 9) + 2 * np.exp(-4 / 9))
+    found = []
+    for channel in images:
+        bright = max(float(channel.mean() - np.quantile(channel, 0.02)), 1.0)
+        found.append(
+            (
+                _second_difference_sd(np.median(channel, axis=(1, 2))) / np.sqrt(6) / bright,
+                _second_difference_sd(np.median(channel, axis=1)) / smooth / bright,
+                _second_difference_sd(np.median(channel, axis=2)) / np.sqrt(6),
+            )
+        )
+    flicker, curtain, line = 0.5 * np.median(found, axis=0)
+    return {
+        "flicker_sd": float(np.clip(flicker, 0.003, 0.1)),
+        "curtain_sd": float(np.clip(curtain, 0.003, 0.1)),
+        "line_grey": float(np.clip(line, 0.3, 10.0)),
+    }
+
+
+def noise_by_brightness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Noise variance as a straight line of the grey value, per channel: intercept and slope.
+
+    The mask of `noise_sd` in five classes of equal size of the local mean (3 x 3); the line is
+    fitted to the classes' robust variances. The photon transfer of Janesick 2007 (doi
+    10.1117/3.725073), from structured images.
+    """
+    intercepts, slopes = [], []
+    for channel in images:
+        bumps = noise_response(channel)
+        size = channel.shape
+        local = sum(
+            channel[..., i : size[-2] - 2 + i, j : size[-1] - 2 + j]
+            for i in range(3)
+            for j in range(3)
+        ) / 9.0  # fmt: skip
+        borders = np.quantile(local, np.linspace(0, 1, 6))
+        number = np.clip(np.searchsorted(borders, local) - 1, 0, 4)
+        mean = np.array([local[number == k].mean() for k in range(5)])
+        spread = np.array([np.median(np.abs(bumps[number == k])) for k in range(5)])
+        slope, intercept = np.polyfit(mean, (spread / (6 * 0.6745)) ** 2, 1)
+        intercepts.append(intercept)
+        slopes.append(slope)
+    return np.asarray(intercepts), np.asarray(slopes)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -47,6 +119,18 @@ def _whitened(images: np.ndarray) -> np.ndarray:
     return out / (out.std((-2, -1), keepdims=True) + 1e-6)
 
 
+def half_width(correlation: np.ndarray) -> float:
+    """Lag at which a correlation first falls below half of its first value, between lags by a
+    straight line; the number of lags if it never does."""
+    half = 0.5 * correlation[0]
+    below = np.nonzero(correlation < half)[0]
+    if len(below) == 0:
+        return float(len(correlation))
+    i = int(below[0])
+    left, right = correlation[i - 1], correlation[i]
+    return float(i - 1 + (left - half) / (left - right))
+
+
 def guess_feature_nm(images: np.ndarray, pixel_nm: float) -> float:
     """Width at which the in-plane autocorrelation along x falls to half, in nm.
 
@@ -57,12 +141,7 @@ def guess_feature_nm(images: np.ndarray, pixel_nm: float) -> float:
     corr = _correlation(first, first)[0]
     corr = corr[: len(corr) // 2]
     corr[0] = max(2 * corr[1] - corr[2], corr[1])
-    below = np.nonzero(corr < 0.5 * corr[0])[0]
-    if len(below) == 0:
-        return float(len(corr) * pixel_nm)
-    i = int(below[0])
-    left, right = corr[i - 1], corr[i]
-    return float((i - 1 + (left - 0.5 * corr[0]) / (left - right)) * pixel_nm)
+    return half_width(corr) * float(pixel_nm)
 
 
 def guess_tilt_deg(images: np.ndarray, pixel_nm: float, slice_nm: float) -> float:

@@ -20,6 +20,7 @@ __all__ = [
     "default_unknowns",
     "from_free",
     "log_prior",
+    "natural_scale",
     "specimen_unknowns",
     "start_point",
     "to_free",
@@ -63,8 +64,14 @@ _TABLE = {
     "detector.gain": Unknown(transform="log", prior_sd=3.0),
     "detector.offset": Unknown(transform="linear", prior_sd=3.0, scale=20.0),
     "detector.probe_nm": Unknown(transform="log", prior_sd=0.7),
+    "detector.gamma": Unknown(transform="log", prior_sd=0.1),
+    "detector.astigmatism": Unknown(transform="linear", prior_sd=1.0, scale=0.15),
+    "detector.astigmatism_diagonal": Unknown(transform="linear", prior_sd=1.0, scale=0.15),
     "noise.dose_electrons": Unknown(transform="log", prior_sd=2.0),
     "noise.read_grey": Unknown(transform="log", prior_sd=2.0),
+    "faults.flicker_sd": Unknown(transform="log", prior_sd=1.0),
+    "faults.curtain_sd": Unknown(transform="log", prior_sd=1.0),
+    "faults.line_grey": Unknown(transform="log", prior_sd=1.0),
 }
 _TILT = Unknown(transform="linear", prior_sd=2.0, scale=10.0)
 
@@ -92,7 +99,8 @@ def specimen_unknowns(parameters: Mapping[str, Array]) -> dict[str, Unknown]:
 def to_free(value: Array, unknown: Unknown) -> Array:
     """Physical value -> free variable."""
     if unknown.transform == "log":
-        return jnp.log(value)
+        # What is absent (a fault of size 0) would start at minus infinity and never move.
+        return jnp.log(jnp.maximum(value, 1e-6))
     if unknown.transform == "logit":
         # A fraction of exactly 0 or 1 would start at infinity and never move.
         inside = jnp.clip(value, 0.02, 0.98)
@@ -107,6 +115,15 @@ def from_free(free: Array, unknown: Unknown) -> Array:
     if unknown.transform == "logit":
         return 1.0 / (1.0 + jnp.exp(-free))
     return free * unknown.scale
+
+
+def natural_scale(value: Array, unknown: Unknown) -> Array:
+    """Slope d value / d free: what turns an error in the free space into one in natural units."""
+    if unknown.transform == "log":
+        return value
+    if unknown.transform == "logit":
+        return value * (1.0 - value)
+    return jnp.full_like(jnp.asarray(value, float), unknown.scale)
 
 
 def start_point(

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ __all__ = [
     "require_exists",
     "require_folder_of",
     "require_new_folder",
+    "require_space",
     "suggestion",
 ]
 
@@ -67,6 +69,19 @@ def require_folder_of(path: Path) -> None:
     """Raise an `InputError` if the folder that a file is to be written into does not exist."""
     if not path.absolute().parent.is_dir():
         raise InputError(f"the folder of {path} does not exist; make it first.")
+
+
+def require_space(folder: Path, size: float) -> None:
+    """Raise an `InputError` if a folder, made or to be made, has less than ``size`` bytes free."""
+    existing = folder.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < size:
+        raise InputError(
+            f"{folder} needs {size / 1e9:.3g} GB but {free / 1e9:.3g} GB are free there; choose "
+            "another folder."
+        )
 
 
 @contextlib.contextmanager

@@ -16,11 +16,21 @@ from fibsim.io.facts import FileFacts
 from fibsim.io.grey import grey_of_palette, grey_of_samples, inverted
 from fibsim.io.headers import sidecar_facts, tiff_facts
 
-__all__ = ["IMAGE_SUFFIXES", "ImageInfo", "is_image_file", "probe_image", "read_pixels"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "TIFF_SUFFIXES",
+    "ImageInfo",
+    "is_image_file",
+    "main_series",
+    "probe_image",
+    "quiet_tifffile",
+    "read_pixels",
+    "readable",
+]
 
-_TIFF_SUFFIXES = {".tif", ".tiff"}
+TIFF_SUFFIXES = {".tif", ".tiff"}
 _PILLOW_SUFFIXES = {".bmp", ".png"}
-IMAGE_SUFFIXES = _TIFF_SUFFIXES | _PILLOW_SUFFIXES
+IMAGE_SUFFIXES = TIFF_SUFFIXES | _PILLOW_SUFFIXES
 _MINISWHITE, _PALETTE = 0, 3
 
 
@@ -49,7 +59,7 @@ def is_image_file(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet_tifffile() -> Iterator[None]:
+def quiet_tifffile() -> Iterator[None]:
     """Keep tifffile's log from the user: what matters of it is checked and said here."""
     logger = logging.getLogger("tifffile")
     silent = logging.NullHandler()
@@ -64,7 +74,7 @@ def _quiet_tifffile() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises over a damaged file into one sentence."""
     try:
         if path.stat().st_size == 0:
@@ -91,14 +101,14 @@ def _readable(path: Path) -> Iterator[None]:
 def _open_tiff(path: Path) -> Iterator[Any]:
     import tifffile
 
-    with _readable(path), _quiet_tifffile(), tifffile.TiffFile(path) as tif:
+    with readable(path), quiet_tifffile(), tifffile.TiffFile(path) as tif:
         yield tif
 
 
 # --- TIFF ------------------------------------------------------------------------------------
 
 
-def _main_series(tif: Any) -> tuple[list[Any], int]:
+def main_series(tif: Any) -> tuple[list[Any], int]:
     """The series to read, and how many smaller ones (thumbnails, overviews) are left out."""
     series = list(tif.series)
     if not series:
@@ -157,7 +167,7 @@ def _check_complete(tif: Any, series: list[Any], path: Path) -> None:
 
 def _probe_tiff(path: Path, num_channels: int | None) -> ImageInfo:
     with _open_tiff(path) as tif:
-        series, left_out = _main_series(tif)
+        series, left_out = main_series(tif)
         _check_complete(tif, series, path)
         one = series[0]
         shape, axes = tuple(one.get_shape(False)), one.get_axes(False)
@@ -208,7 +218,7 @@ def _series_pixels(one: Any, path: Path, *, only: bool) -> np.ndarray:
 def _read_tiff(info: ImageInfo, *, as_stored: bool) -> tuple[np.ndarray, str]:
     path = info.path
     with _open_tiff(path) as tif:
-        series, left_out = _main_series(tif)
+        series, left_out = main_series(tif)
         only = len(series) == 1 and not left_out
         parts = [_series_pixels(one, path, only=only) for one in series]
         pixels = parts[0] if len(parts) == 1 else np.stack(parts)
@@ -234,7 +244,7 @@ def _read_tiff(info: ImageInfo, *, as_stored: bool) -> tuple[np.ndarray, str]:
 def _probe_pillow(path: Path) -> ImageInfo:
     from PIL import Image
 
-    with _readable(path), Image.open(path) as image:
+    with readable(path), Image.open(path) as image:
         columns, rows = image.size
         if getattr(image, "n_frames", 1) > 1:
             raise InputError(f"{path} is an animation, expected one image; save single images.")
@@ -251,7 +261,7 @@ def _read_pillow(info: ImageInfo, *, as_stored: bool) -> tuple[np.ndarray, str]:
     from PIL import Image
 
     warning = ""
-    with _readable(info.path), Image.open(info.path) as image:
+    with readable(info.path), Image.open(info.path) as image:
         if image.mode not in ("1", "L", "LA", "P", "I", "F", "RGB", "RGBA") and not (
             image.mode.startswith("I;16")
         ):
@@ -283,7 +293,7 @@ def probe_image(path: Path, num_channels: int | None = None) -> ImageInfo:
         InputError: not an image format that can be read, empty, cut short, damaged.
     """
     suffix = path.suffix.lower()
-    if suffix in _TIFF_SUFFIXES:
+    if suffix in TIFF_SUFFIXES:
         return _probe_tiff(path, num_channels)
     if suffix in _PILLOW_SUFFIXES:
         return _probe_pillow(path)
@@ -303,7 +313,7 @@ def read_pixels(info: ImageInfo, *, as_stored: bool = False) -> tuple[np.ndarray
     Raises:
         InputError: damaged, coloured, or compressed in a way that needs another package.
     """
-    reader = _read_tiff if info.path.suffix.lower() in _TIFF_SUFFIXES else _read_pillow
+    reader = _read_tiff if info.path.suffix.lower() in TIFF_SUFFIXES else _read_pillow
     pixels, warning = reader(info, as_stored=as_stored)
     pixels = pixels[:, :, : info.shape[2]]
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False), warning

@@ -1,32 +1,37 @@
 """Volumes and stacks as TIFF files that ImageJ opens with the right voxel size."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fibsim.errors import InputError
-from fibsim.io._files import atomic_path, require_exists
-from fibsim.io.images import ImageInfo, probe_image, read_pixels
+from fibsim.io._files import atomic_path
+from fibsim.io.images import read_pixels
+from fibsim.io.volume_file import NUMPY_SUFFIXES, open_volume, probe_volume, require_one_channel
 from fibsim.stack import Channel
 
-__all__ = ["read_volume", "read_voxel_nm", "write_stack", "write_volume"]
+__all__ = [
+    "read_volume",
+    "read_voxel_nm",
+    "stack_files",
+    "volume_writer",
+    "write_stack",
+    "write_volume",
+]
 
-
-def _probe(path: str | Path) -> ImageInfo:
-    path = Path(path)
-    require_exists(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, expected one TIFF file that holds the volume.")
-    return probe_image(path, 1)
+# Offsets of a TIFF have 32 bits; its headers need some of what is left.
+_CLASSIC_TIFF_BYTES = 2**32 - 2**25
 
 
 def read_volume(path: str | Path) -> np.ndarray:
     """Read a volume (truth, specimen, result) as stored.
 
     Args:
-        path: TIFF file of one channel (BMP and PNG are read as one slice).
+        path: TIFF file of one channel (BMP and PNG are read as one slice), ``.npy``, or ``.npz``
+            of one array.
 
     Returns:
         ``(z, y, x)``, in the file's own type; labels stored with a palette stay labels.
@@ -34,22 +39,24 @@ def read_volume(path: str | Path) -> np.ndarray:
     Raises:
         InputError: absent, unreadable, cut short, or of several channels.
     """
-    info = _probe(path)
-    if info.shape[0] > 1:
-        raise InputError(
-            f"{path} holds {info.shape[0]} channels, expected one volume with axes ZYX; save the "
-            "channel to use on its own."
-        )
+    if Path(path).suffix.lower() in NUMPY_SUFFIXES:
+        with open_volume(path) as file:
+            return file[:]
+    info = probe_volume(path)
+    require_one_channel(info)
     return read_pixels(info, as_stored=True)[0][0]
 
 
 def read_voxel_nm(path: str | Path) -> tuple[float, float, float] | None:
-    """Voxel size (z, y, x) in nm that a volume's own header states; ``None`` if it does not.
+    """Voxel size (z, y, x) in nm that a volume's own header states; ``None`` if it does not, as
+    in NumPy's files.
 
     Raises:
         InputError: absent or unreadable.
     """
-    facts = _probe(path).facts
+    if Path(path).suffix.lower() in NUMPY_SUFFIXES:
+        return None
+    facts = probe_volume(path).facts
     if not facts.pixel_nm or not facts.slice_nm or facts.pixel_nm[0].problem:
         return None
     pixel, thickness = float(facts.pixel_nm[0].value), float(facts.slice_nm[0].value)
@@ -89,6 +96,60 @@ def _voxel(voxel_nm: float | Sequence[float], name: str) -> tuple[float, float, 
     return float(values[0]), float(values[1]), float(values[2])
 
 
+@contextlib.contextmanager
+def volume_writer(
+    path: str | Path,
+    shape: tuple[int, int, int],
+    dtype: np.dtype | type,
+    *,
+    voxel_nm: float | Sequence[float],
+) -> Iterator[Callable[[int, np.ndarray], None]]:
+    """Write the layers of a volume in any order; the file appears when the block ends well.
+
+    ::
+
+        with volume_writer("truth.tif", (100, 64, 64), np.uint8, voxel_nm=4.0) as write:
+            write(50, layers)  # layers 50, 51 ... of the file
+
+    Layers that are never written are zero. Beyond 4 GB the file has the form of ImageJ's own large
+    files, with one header for all pages.
+
+    Args:
+        path: file to write; its folder is made if need be.
+        shape: (z, y, x).
+        dtype: uint8, uint16 or float32.
+        voxel_nm: voxel size (z, y, x) in nm, or one number.
+
+    Raises:
+        InputError: no voxel size, or the file cannot be written.
+    """
+    import tifffile
+
+    path, dtype = Path(path), np.dtype(dtype)
+    z_nm, y_nm, x_nm = _voxel(voxel_nm, path.name)
+    layer_bytes = math.prod(shape[1:]) * dtype.itemsize
+    with atomic_path(path) as temporary:
+        offset, _ = tifffile.imwrite(
+            temporary,
+            # All six axes, lest a side of one pixel be dropped.
+            shape=(1, shape[0], 1, shape[1], shape[2], 1),
+            dtype=dtype,
+            imagej=True,
+            photometric="minisblack",
+            resolution=(1 / x_nm, 1 / y_nm),
+            metadata={"axes": "TZCYXS", "spacing": z_nm, "unit": "nm"},
+            truncate=shape[0] * layer_bytes > _CLASSIC_TIFF_BYTES,
+            returnoffset=True,
+        )
+        with temporary.open("r+b") as file:
+
+            def write(first: int, layers: np.ndarray) -> None:
+                file.seek(offset + first * layer_bytes)
+                file.write(np.ascontiguousarray(layers, dtype).data)
+
+            yield write
+
+
 def write_volume(
     path: str | Path, volume: np.ndarray, *, voxel_nm: float | Sequence[float]
 ) -> None:
@@ -103,26 +164,31 @@ def write_volume(
     Raises:
         InputError: not three-dimensional, empty, no voxel size, or the file cannot be written.
     """
-    import tifffile
-
     path = Path(path)
     volume = np.asarray(volume)
     if volume.ndim != 3 or volume.size == 0:
         raise InputError(
             f"{path.name} would hold shape {volume.shape}, expected a volume (z, y, x)."
         )
-    z_nm, y_nm, x_nm = _voxel(voxel_nm, path.name)
+    _voxel(voxel_nm, path.name)
     stored = _as_imagej(volume, path.name)
-    with atomic_path(path) as temporary:
-        tifffile.imwrite(
-            temporary,
-            # All six axes, lest a side of one pixel be dropped.
-            stored[None, :, None, :, :, None],
-            imagej=True,
-            photometric="minisblack",
-            resolution=(1 / x_nm, 1 / y_nm),
-            metadata={"axes": "TZCYXS", "spacing": z_nm, "unit": "nm"},
+    with volume_writer(path, stored.shape, stored.dtype, voxel_nm=voxel_nm) as write:
+        write(0, stored)
+
+
+def stack_files(folder: str | Path, channels: Sequence[Channel]) -> list[Path]:
+    """The file of each channel of a stack, named by voltage and detector (``1kV_SE.tif``).
+
+    Raises:
+        InputError: two channels would have the same name.
+    """
+    files = [Path(folder) / f"{c.beam_kev:.12g}kV_{c.detector}.tif" for c in channels]
+    if len(set(files)) < len(files):
+        raise InputError(
+            f"Two channels have the same voltage and detector ({', '.join(f.stem for f in files)})"
+            ", expected each once."
         )
+    return files
 
 
 def write_stack(
@@ -131,7 +197,7 @@ def write_stack(
     channels: Sequence[Channel],
     voxel_nm: float | Sequence[float],
 ) -> list[Path]:
-    """Write one TIFF per channel, named by voltage and detector (``1kV_SE.tif``).
+    """Write one TIFF per channel; see `stack_files` for their names.
 
     Args:
         folder: where to; it is made if need be.
@@ -152,12 +218,7 @@ def write_stack(
             f"Images of shape {images.shape} do not fit {len(channels)} channels, expected "
             "(channel, slice, y, x)."
         )
-    files = [Path(folder) / f"{c.beam_kev:.12g}kV_{c.detector}.tif" for c in channels]
-    if len(set(files)) < len(files):
-        raise InputError(
-            f"Two channels have the same voltage and detector ({', '.join(f.stem for f in files)})"
-            ", expected each once."
-        )
+    files = stack_files(folder, channels)
     for file, image in zip(files, images, strict=True):
         write_volume(file, image, voxel_nm=voxel_nm)
     return files

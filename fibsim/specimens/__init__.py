@@ -2,10 +2,10 @@
 
 from fibsim.specimens.boolean import boolean_fibres, boolean_spheres
 from fibsim.specimens.catalog import KINDS, Kind, draw, make
-from fibsim.specimens.from_file import specimen_from_file
+from fibsim.specimens.from_file import SpecimenFile, open_specimen, specimen_from_file
 from fibsim.specimens.hierarchical import hierarchical_waves
 from fibsim.specimens.levelling import open_box
-from fibsim.specimens.resampling import resample
+from fibsim.specimens.resampling import ResampledVolume, resample
 from fibsim.specimens.specimen import Specimen, make_specimen, porosity
 from fibsim.specimens.tpms import gyroid
 from fibsim.specimens.waves import levelled_waves
@@ -13,7 +13,9 @@ from fibsim.specimens.waves import levelled_waves
 __all__ = [
     "KINDS",
     "Kind",
+    "ResampledVolume",
     "Specimen",
+    "SpecimenFile",
     "boolean_fibres",
     "boolean_spheres",
     "draw",
@@ -23,6 +25,7 @@ __all__ = [
     "make",
     "make_specimen",
     "open_box",
+    "open_specimen",
     "porosity",
     "resample",
     "specimen_from_file",

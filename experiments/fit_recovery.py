@@ -1,0 +1,123 @@
+"""Does a fit recover what it fits, within the errors that it states?
+
+Claim: on stacks that fibsim simulated with known unknowns, drawn at random, every unknown that the
+stack determines lies within three of its stated standard errors.
+
+Command: ``python experiments/fit_recovery.py --draws 20`` (a table; about six minutes a draw on 2
+cores). A draw: levelled waves of random solid fraction and ligament size, 48 x 128 x 128, 1, 2
+and 5 kV SE, tilt 38 degrees; all interaction numbers, offsets, SE shares, gammas and astigmatism
+moved by 0.8 of their prior's standard deviation, in random directions; gain by 15, probe and
+amplifier noise by 30, dose by 40 %; 1.2 % flicker and curtains, lines of one grey value.
+
+Measured, one draw only (seed 0, 257 s, converged, misfit 0.02): 23 of 25 determined unknowns
+within three errors, 42 of all 44; not so ligament size (2.8 % too far, 3.3 errors) and solid
+fraction (0.118 in the logit, 3.7 errors), whose errors are too small. Tilt was known.
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fibsim.console import use_compilation_cache
+from fibsim.fit import (
+    FitSettings,
+    apply_unknowns,
+    default_unknowns,
+    draw_sample,
+    fit_instrument,
+    specimen_unknowns,
+    start_point,
+)
+from fibsim.presets import make_instrument
+from fibsim.stack import Channel, Stack
+
+BEAM_KEV = (1.0, 2.0, 5.0)
+SHAPE, SLICE_NM, PIXEL_NM, TILT_DEG = (48, 128, 128), 10.0, 4.0, 38.0
+# Standard deviations of the draw, in the free space; for all others 0.8 of the prior's.
+SPREAD = {
+    "detector.gain": 0.15,
+    "detector.offset": 0.5,
+    "detector.probe_nm": 0.3,
+    "noise.dose_electrons": 0.4,
+    "noise.read_grey": 0.3,
+}
+FAULTS = {"faults.flicker_sd": 0.012, "faults.curtain_sd": 0.012, "faults.line_grey": 1.0}
+DETERMINED = 0.75  # share of the prior's variance: the error is half of the prior's
+
+
+def draw(seed: int):
+    """A stack, and the free variables that made it."""
+    rng = np.random.default_rng(seed)
+    base = make_instrument(beam_kev=BEAM_KEV, tilt_deg=TILT_DEG)
+    specimen = {
+        "solid_fraction": float(rng.uniform(0.28, 0.45)),
+        "ligament_nm": float(rng.uniform(25, 45)),
+    }
+    unknowns = default_unknowns(tilt_known=True) | specimen_unknowns(specimen)
+    truth = start_point(base, specimen, unknowns)
+    for name, value in truth.items():
+        if name in FAULTS:
+            truth[name] = jnp.log(FAULTS[name])
+        elif not name.startswith("specimen."):
+            sd = SPREAD.get(name, 0.8 * unknowns[name].prior_sd)
+            truth[name] = value + sd * rng.normal(size=np.shape(value))
+    instrument, parameters = apply_unknowns(truth, base, specimen, unknowns)
+    sample = draw_sample(
+        instrument,
+        {name: jnp.asarray(value) for name, value in parameters.items()},
+        key=jax.random.key(100 + seed),
+        kind="waves",
+        shape=SHAPE,
+        slice_nm=SLICE_NM,
+        pixel_nm=PIXEL_NM,
+        sublayers=3,
+        below_slices=11,
+    )
+    stack = Stack(
+        images=np.round(np.asarray(sample.images)).astype(np.uint8),
+        channels=tuple(Channel(beam_kev=kev, name=f"{kev:g}kV") for kev in BEAM_KEV),
+        pixel_nm=PIXEL_NM,
+        slice_nm=SLICE_NM,
+        tilt_deg=TILT_DEG,
+    )
+    return stack, truth
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first draw")
+    options = parser.parse_args()
+    use_compilation_cache()
+    table: dict[str, list[tuple[float, float, float]]] = {}
+    for seed in range(options.first, options.first + options.draws):
+        stack, truth = draw(seed)
+        started = time.perf_counter()
+        fit = fit_instrument(stack, key=jax.random.key(seed), settings=FitSettings())
+        found = fit.refinement
+        deviation = found.flat.join(found.free) - found.flat.join(truth)
+        scores = deviation / found.standard_errors
+        sure = found.determined > DETERMINED
+        print(
+            f"draw {seed}: {time.perf_counter() - started:.0f} s, converged {found.converged}, "
+            f"misfit {found.misfit:.2f}, {np.sum(np.abs(scores[sure]) < 3)} of {np.sum(sure)} "
+            f"determined within 3 errors; distance {fit.start_distance:.3f} to "
+            f"{fit.fitted_distance:.3f}, floor {fit.real_distance:.3f}",
+            flush=True,
+        )
+        for row in zip(found.flat.names, deviation, scores, found.determined, strict=True):
+            table.setdefault(row[0], []).append(row[1:])
+    print(f"{'unknown':34}{'median |error|':>15}{'within 3':>12}{'median |score|':>15}{'known':>7}")
+    for name, rows in table.items():
+        error, score, known = np.abs(np.asarray(rows)).T
+        print(
+            f"{name:34}{np.median(error):15.3f}{np.sum(score < 3):7d} of {len(rows):<2d}"
+            f"{np.median(score):13.2f}{np.median(known):9.2f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""A stack imaged from a segmentation of itself: solid at the imaged faces, and between them.
+
+A segmentation knows the solid at every imaged face, on that image's own grid. What lies between
+two faces is interpolated in a field whose zero is the interface, so that the slice may be as thick
+as it is: the field belongs to the faces and not to depths. Walls stay sharp when that field is the
+signed distance to the interface of the slice (shape-based interpolation, Raya & Udupa 1990,
+doi 10.1109/42.52980); with the probability itself they fade from one slice to the next.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from fibsim.chain import first_scene, image_slices
+from fibsim.instrument import Instrument
+from fibsim.interaction import channel_coefficients
+from fibsim.layers import Texture, chords_nm, phase_shares, plan_cuts
+from fibsim.milling import Milling
+from fibsim.resample import shift_lateral
+
+__all__ = [
+    "INTERPOLATIONS",
+    "expected_faces",
+    "face_surfaces",
+    "fill_slices",
+    "level_field",
+    "mirrored",
+]
+
+INTERPOLATIONS = ("level", "linear")
+
+
+def level_field(
+    probability: Float[np.ndarray, "slice y x"], interpolation: str = "level"
+) -> Float[np.ndarray, "slice y x"]:
+    """Field that is positive in the solid and whose unit is a pixel at the interface.
+
+    ``"linear"``: ``p - 1/2``. ``"level"``: the distance in pixels to the interface of the slice,
+    negative in the pores; in pixels that the interface crosses ``p - 1/2``, since a calibrated
+    probability is the fraction expected there. A slice without interface is as far from one as it
+    is wide. In both the solid fraction of a pixel is ``clip(1/2 + field, 0, 1)``.
+    """
+    probability = np.asarray(probability, np.float32)
+    if interpolation == "linear":
+        return probability - np.float32(0.5)
+    from scipy.ndimage import distance_transform_edt
+
+    out = np.empty_like(probability)
+    for k, image in enumerate(probability):
+        solid = image > 0.5
+        if solid.all() or not solid.any():
+            out[k] = np.where(solid, 1, -1) * max(image.shape)
+            continue
+        inside, outside = distance_transform_edt(solid), distance_transform_edt(~solid)
+        distance = inside - outside
+        crossed = np.clip(image - 0.5, -0.5, 0.5)
+        # Neighbours across the interface are at distance 1 and -1: it runs half a pixel away.
+        out[k] = np.where(np.abs(distance) > 1, distance - np.sign(distance) / 2, crossed)
+    return out
+
+
+def mirrored(index: np.ndarray, count: int) -> np.ndarray:
+    """Indices into ``count`` items, reflected at both ends as often as it takes."""
+    if count == 1:
+        return np.zeros_like(index)
+    turn = np.abs(index) % (2 * count - 2)
+    return np.minimum(turn, 2 * count - 2 - turn)
+
+
+def face_surfaces(
+    probability: Float[np.ndarray, "slice y x"],
+) -> tuple[Float[np.ndarray, " slice"], Float[np.ndarray, " slice"]]:
+    """``<|s(x + 1) - s(x)|>`` and ``<s>`` of every slice, s being 1 where p > 1/2: what
+    `fibsim.layers.chords_nm` needs of the whole volume."""
+    pairs = [(np.abs(np.diff(s, axis=1)).mean(), s.mean()) for s in _labels(probability)]
+    surfaces, fraction = np.asarray(pairs, np.float32).T
+    return surfaces, fraction
+
+
+def _labels(probability):
+    return ((np.asarray(image) > 0.5).astype(np.float32) for image in probability)
+
+
+def fill_slices(
+    field: Float[Array, "face y x"], sublayers: int
+) -> Float[Array, "face-1 sublayer y x"]:
+    """Solid fraction of the sub-layers between consecutive faces: the field at their middles."""
+    t = ((jnp.arange(sublayers, dtype=field.dtype) + 0.5) / sublayers)[:, None, None]
+    between = (1 - t) * field[:-1, None] + t * field[1:, None]
+    return jnp.clip(0.5 + between, 0.0, 1.0)
+
+
+def expected_faces(
+    field: Float[Array, "face y x"],
+    instrument: Instrument,
+    milling: Milling,
+    *,
+    num_slices: int,
+    sublayers: int,
+    surfaces: tuple[Array, Array],
+) -> Float[Array, "channel slice y x"]:
+    """Expected grey values of a stack whose faces are known; traceable.
+
+    As `fibsim.simulate.expected_stack`, with three differences: between two faces lies what the
+    field says, whatever the thickness of the slice; image k shows the field of face k where it
+    lies, so that drift displaces only what is seen deeper, from other faces; chords are those of
+    the whole volume.
+
+    Args:
+        field: `level_field` at the imaged faces and at those below them.
+        instrument: one material, or one and what fills the pores.
+        milling: a row for every face; of the last one only the drift counts.
+        num_slices: the first so many faces are imaged.
+        sublayers: layers per slice.
+        surfaces: `face_surfaces` of the whole volume.
+    """
+    geometry = instrument.geometry
+
+    def undrift(inputs):
+        image, drift = inputs
+        image = shift_lateral(image, drift[0] / geometry.pixel_nm, axis=0, periodic=False)
+        return shift_lateral(image, drift[1] / geometry.pixel_nm, axis=1, periodic=False)
+
+    solid = fill_slices(jax.lax.map(undrift, (field, milling.drift_nm)), sublayers)
+    phases = [solid] if instrument.num_phases == 1 else [solid, 1 - solid]
+    mean = jnp.stack(phases, axis=1)
+    rows = jax.tree.map(lambda leaf: leaf[:-1], milling)
+    cuts = plan_cuts(rows.thickness_nm, geometry, sublayers=sublayers, below=())
+    chord, period = chords_nm(*surfaces, geometry.pixel_nm)
+    texture = Texture(
+        chord_nm=chord,
+        period_nm=period,
+        shares=phase_shares(mean, cuts.offset_px, periodic=False),
+    )
+    coefficients = channel_coefficients(instrument)
+    _, grey = image_slices(
+        first_scene(mean, cuts.offset_px, coefficients, periodic=False),
+        mean,
+        cuts,
+        rows,
+        jnp.arange(len(mean)) < num_slices,
+        texture,
+        coefficients,
+        instrument,
+        periodic=False,
+    )
+    return jnp.moveaxis(grey[:num_slices], 1, 0)

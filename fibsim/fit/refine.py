@@ -1,0 +1,273 @@
+"""The end of a fit: simulated moments, Gauss-Newton, and the errors of every unknown.
+
+With m(d) the moments of data (`fibsim.fit.moments`), mu(theta) their mean over simulations with
+the unknowns theta in the free space, W = diag(S / n + T)^-1 from their covariance S over
+simulated crops, the number n of recorded crops and what a good model may miss (T), and a normal
+prior N(theta_0, P), the end point solves::
+
+    J' W (m - mu(theta)) = P^-1 (theta - theta_0)          J = d mu / d theta
+
+by steps with ``H = J' W J + P^-1``. Its covariance is that of the estimator under the model,
+inflated by the misfit where the model does not describe the data::
+
+    C = H^-1 (c J' W (S / n + S / r) W J + P^-1) H^-1      c = max(1, misfit)
+
+r is the number of simulations behind mu. This is the method of simulated moments (McFadden 1989,
+doi 10.2307/1913621; Gouriéroux, Monfort & Renault 1993, doi 10.1002/jae.3950080507). Weights
+are diagonal: the inverse of a covariance known from some dozen simulations would follow its
+noise, and a model that is not quite right; the covariance C holds for any weights. Every
+simulation of a sweep uses the same random numbers whatever theta is, so mu is a smooth function;
+J is taken by central differences, since one simulation is cheap and the moments are many.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from fibsim.fit.unknowns import Unknown
+
+__all__ = ["Flat", "Refinement", "RefineSettings", "flatten_free", "refine"]
+
+# Largest moves, in standard errors, after which a round ends, and after which no other is needed.
+_SMALL, _NEAR = 0.15, 0.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RefineSettings:
+    """How long the end of a fit may take.
+
+    Attributes:
+        rounds: how often slopes are taken anew, at most. Some unknowns bend: an amplifier's noise
+            that is a small part of the whole has a small slope, but not where the fit starts.
+        steps: Gauss-Newton steps with the same slopes, at most.
+        simulations: crops that are simulated per step, for the mean and covariance of moments.
+        slope_simulations: crops that are simulated per side of each difference quotient.
+    """
+
+    rounds: int = 4
+    steps: int = 2
+    simulations: int = 40
+    slope_simulations: int = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flat:
+    """A dictionary of free variables as one vector.
+
+    Attributes:
+        names: of its numbers, as ``detector.gain[0]``.
+        prior_sd: of each.
+    """
+
+    keys: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    names: tuple[str, ...]
+    prior_sd: Float[np.ndarray, " unknown"]
+
+    def join(self, free: Mapping[str, jax.Array]) -> np.ndarray:
+        return np.concatenate([np.ravel(np.asarray(free[k], float)) for k in self.keys])
+
+    def split(self, vector: np.ndarray) -> dict[str, jax.Array]:
+        out, at = {}, 0
+        for key, shape in zip(self.keys, self.shapes, strict=True):
+            size = int(np.prod(shape))
+            out[key] = jnp.asarray(np.reshape(vector[at : at + size], shape), jnp.float32)
+            at += size
+        return out
+
+
+def flatten_free(free: Mapping[str, jax.Array], unknowns: Mapping[str, Unknown]) -> Flat:
+    """How to turn these free variables into a vector and back."""
+    names, sd, shapes = [], [], []
+    for key, value in free.items():
+        shape = np.shape(value)
+        shapes.append(shape)
+        size = int(np.prod(shape))
+        names += [f"{key}[{i}]" for i in range(size)] if shape else [key]
+        sd += [unknowns[key].prior_sd] * size
+    return Flat(keys=tuple(free), shapes=tuple(shapes), names=tuple(names), prior_sd=np.asarray(sd))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """End point of a fit, with its errors, in the free space.
+
+    Attributes:
+        free: the unknowns.
+        flat: their order in what follows.
+        covariance: ``(unknown, unknown)``.
+        converged: whether the last step was small against the standard errors (0.3), and the
+            first with the last slopes, too (1).
+        misfit: mean square of the moments' deviations, in units of that of simulated stacks; near
+            1 where the model describes the recording.
+        deviations: (recorded - simulated) / expected error of every moment.
+        steps: largest move of each step, in standard errors.
+        slopes: J; ``(moment, unknown)``.
+    """
+
+    free: dict[str, jax.Array]
+    flat: Flat
+    covariance: Float[np.ndarray, "unknown unknown"]
+    converged: bool
+    misfit: float
+    deviations: Float[np.ndarray, " moment"]
+    steps: list[float]
+    slopes: Float[np.ndarray, "moment unknown"]
+
+    @property
+    def standard_errors(self) -> Float[np.ndarray, " unknown"]:
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def correlation(self) -> Float[np.ndarray, "unknown unknown"]:
+        error = self.standard_errors
+        return self.covariance / np.outer(error, error)
+
+    @property
+    def determined(self) -> Float[np.ndarray, " unknown"]:
+        """How much the data say: 1 - (error / prior's)^2; 0 where they say nothing."""
+        return np.clip(1 - (self.standard_errors / self.flat.prior_sd) ** 2, 0, 1)
+
+
+def shrunk_covariance(samples: Float[np.ndarray, "sample moment"]) -> np.ndarray:
+    """Covariance, its correlations shrunk towards none.
+
+    With more moments than samples the sample covariance is singular. The intensity is that of
+    Schäfer & Strimmer 2005 (doi 10.2202/1544-6115.1175): the summed sampling variance of the
+    correlations over the sum of their squares.
+    """
+    count = len(samples)
+    centred = samples - samples.mean(0)
+    sd = centred.std(0, ddof=1) + 1e-12
+    z = centred / sd
+    correlation = z.T @ z / (count - 1)
+    # Var(r_ij) from the spread of the products z_i z_j over samples.
+    products = (z**2).T @ (z**2) / count - (z.T @ z / count) ** 2
+    off = ~np.eye(len(sd), dtype=bool)
+    intensity = (products[off].sum() / (count - 1)) / max((correlation[off] ** 2).sum(), 1e-12)
+    kept = 1 - np.clip(intensity, 0.02, 1.0)
+    correlation = np.where(off, kept * correlation, 1.0)
+    return correlation * np.outer(sd, sd)
+
+
+def _step_sizes(flat: Flat) -> np.ndarray:
+    """Half widths of difference quotients: small against curvature, large against rounding."""
+    return np.minimum(0.25 * flat.prior_sd, 0.05)
+
+
+def _slopes(simulate, flat: Flat, at: np.ndarray, keys, report) -> np.ndarray:
+    columns = []
+    for i, half in enumerate(_step_sizes(flat)):
+        ends = []
+        for sign in (1, -1):
+            moved = at.copy()
+            moved[i] += sign * half
+            ends.append(np.asarray(simulate(flat.split(moved), keys), float).mean(0))
+        columns.append((ends[0] - ends[1]) / (2 * half))
+        report()
+    return np.stack(columns, axis=1)
+
+
+def refine(
+    simulate: Callable[[dict[str, jax.Array], jax.Array], jax.Array],
+    recorded: Float[np.ndarray, " moment"],
+    *,
+    crops: float,
+    tolerance: Float[np.ndarray, " moment"],
+    start: Mapping[str, jax.Array],
+    origin: Mapping[str, jax.Array],
+    unknowns: Mapping[str, Unknown],
+    key: jax.Array,
+    settings: RefineSettings,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Refinement:
+    """Improve ``start`` by Gauss-Newton steps, and state errors; see the module docstring.
+
+    Args:
+        simulate: (free variables, keys) -> moments of one crop per key; ``(key, moment)``.
+        recorded: moments of the recorded stack, the mean over its crops.
+        crops: how many independent crops those are the mean of.
+        tolerance: what a good model may miss of each moment.
+        origin: the prior's centre.
+        progress: called with (simulated batches, batches at most, text).
+    """
+    flat = flatten_free(start, unknowns)
+    at, centre = flat.join(start), flat.join(origin)
+    precision = np.diag(1 / flat.prior_sd**2)
+    key_mean, key_slope, key_test = jax.random.split(key, 3)
+    mean_keys = jax.random.split(key_mean, settings.simulations)
+    total = settings.rounds * (settings.steps + len(at)) + 1
+    done = 0
+
+    def report(text: str = "slopes") -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(min(done, total), total, text)
+
+    def sweep(vector, keys=mean_keys):
+        return np.asarray(simulate(flat.split(vector), keys), float)
+
+    moves: list[float] = []
+    found: list[np.ndarray] = []
+    for turn in range(settings.rounds):
+        samples = sweep(at)
+        report("slopes")
+        # Slopes and weights stay fixed for the steps of a round, or the end point would move
+        # with them; and once near it, weights stay and slopes are averaged, against their noise.
+        keys = jax.random.split(jax.random.fold_in(key_slope, turn), settings.slope_simulations)
+        found.append(_slopes(simulate, flat, at, keys, report))
+        slopes = np.mean(found[2:] or found[-1:], axis=0)
+        if turn < 3:
+            sampling = shrunk_covariance(samples) * (1 / crops + 1 / settings.simulations)
+            weight = np.diag(1 / (np.diag(sampling) + tolerance**2))
+        hessian = slopes.T @ weight @ slopes + precision
+        error = np.sqrt(np.diag(np.linalg.inv(hessian)))
+        in_round = []
+        for step in range(settings.steps):
+            if step:
+                samples = sweep(at)
+                report(f"last step {moves[-1]:.1f} standard errors")
+            force = slopes.T @ weight @ (recorded - samples.mean(0)) - precision @ (at - centre)
+            move = np.linalg.solve(hessian, force)
+            # Far from the end the slopes are not to be trusted: a step is held to two standard
+            # errors or a quarter of the prior's, whichever is longer.
+            longest = float(np.max(np.abs(move) / np.maximum(2 * error, 0.25 * flat.prior_sd)))
+            at = at + move / max(1.0, longest)
+            in_round.append(float(np.max(np.abs(move) / error)))
+            moves.append(in_round[-1])
+            if moves[-1] < _SMALL:
+                break
+        if in_round[0] < _NEAR:
+            break
+
+    samples = sweep(at)
+    report("errors")
+    covariance = shrunk_covariance(samples)
+    deviation = recorded - samples.mean(0)
+    sampling = covariance * (1 / crops + 1 / settings.simulations)
+    expected = np.sqrt(np.diag(sampling) + tolerance**2)
+    # Simulated recordings show what misfit is to be expected of so many, correlated moments.
+    groups = max(round(min(crops, settings.simulations // 4)), 1)
+    fresh = sweep(at, jax.random.split(key_test, 4 * groups)).reshape(4, groups, -1).mean(1)
+    scale = np.sqrt(groups / crops)
+    null = np.mean(((fresh - samples.mean(0)) * scale) ** 2 @ (1 / np.diag(sampling)))
+    tolerated = np.sum(deviation**2 / (np.diag(sampling) + tolerance**2))
+    misfit = float(tolerated / max(null, 1e-12))
+    inverse = np.linalg.inv(hessian)
+    score = slopes.T @ weight @ sampling @ weight @ slopes
+    spread = inverse @ (max(1.0, misfit) * score + precision) @ inverse
+    return Refinement(
+        free=flat.split(at),
+        flat=flat,
+        covariance=spread,
+        converged=bool(moves[-1] < 2 * _SMALL and in_round[0] < 2 * _NEAR),
+        misfit=misfit,
+        deviations=deviation / expected,
+        steps=moves,
+        slopes=slopes,
+    )

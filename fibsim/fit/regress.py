@@ -1,0 +1,432 @@
+"""Stage two of the fit: grey values regressed on a segmentation of the same stack.
+
+Once a stack is segmented its specimen is known up to the segmentation's errors, and grey values
+can be compared pixel by pixel, in the robust likelihood of `fibsim.fit.robust`. The unknowns are
+those of the first stage, with priors centred on what it found, and for every slice its thickness,
+drift and brightness. The search runs on random crops, so that its cost hardly grows with the stack;
+then slices are gone through once more, block by block from the top, for their own numbers.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float
+
+from fibsim.errors import InputError
+from fibsim.fit.descent import limited_adam, mean_of_last_quarter
+from fibsim.fit.faces import INTERPOLATIONS, face_surfaces, level_field, mirrored
+from fibsim.fit.first_guess import grey_levels
+from fibsim.fit.robust import (
+    Crop,
+    Known,
+    RegressionSettings,
+    SliceMilling,
+    expected_crop,
+    in_prior_sd,
+    regression_objective,
+    run_of,
+    without_margin,
+)
+from fibsim.fit.simulated import slices_below
+from fibsim.fit.unknowns import Unknown, apply_unknowns, default_unknowns, start_point
+from fibsim.instrument import Instrument
+from fibsim.milling import Milling
+from fibsim.stack import Stack
+
+__all__ = [
+    "ChannelResidual",
+    "RegressionResult",
+    "RegressionSettings",
+    "moved_by",
+    "regress_instrument",
+    "regression_unknowns",
+    "slice_weights",
+    "stack_residual",
+]
+
+_OUTLIER_SD = 4.0
+# A median absolute deviation times this is the standard deviation of a normal distribution.
+_MAD = 1.4826
+
+_expected_crop = jax.jit(expected_crop, static_argnums=3)
+_value_and_grad = jax.jit(jax.value_and_grad(regression_objective), static_argnums=3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChannelResidual:
+    """How well the stack is explained, per channel; pixels of slices that count only.
+
+    Attributes:
+        chi2: mean of ``(g - m)^2 / v``, 1 where nothing but noise is left; ``(channel,)``.
+        explained: ``1 - (mean (g - m)^2 - mean v) / (var g - mean v)``, the share explained of
+            the variance that is not noise.
+        noise_share: ``mean v / var g``.
+        outliers: share of pixels more than four standard deviations (noise and misfit) away.
+        misfit_grey: robust standard deviation of what is left beyond noise, in grey values.
+    """
+
+    chi2: np.ndarray
+    explained: np.ndarray
+    noise_share: np.ndarray
+    outliers: np.ndarray
+    misfit_grey: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegressionResult:
+    """What a regression found.
+
+    Attributes:
+        instrument: refitted.
+        milling: each slice's thickness, drift and brightness; without curtains and lines.
+        interpolation: of the volume between faces.
+        start, fitted: residuals with the given instrument and a faultless run, and in the end.
+        moved: unknown -> how far it moved, in standard deviations of its prior.
+        weights: weight of each slice's residuals, see `slice_weights`.
+        below_slices: slices that were taken to be seen below a face.
+        loss: objective along the path.
+    """
+
+    instrument: Instrument
+    milling: Milling
+    interpolation: str
+    start: ChannelResidual
+    fitted: ChannelResidual
+    moved: dict[str, np.ndarray]
+    weights: np.ndarray
+    below_slices: int
+    loss: np.ndarray
+
+
+def slice_weights(slices: int, below: int) -> Float[np.ndarray, " slice"]:
+    """1 for slices with ``below`` known ones beneath, 0 for the others.
+
+    Where this would leave less than half of them, slices count in proportion to the known ones
+    beneath instead: in a short stack a face in doubt is better than none.
+    """
+    beneath = np.arange(slices)[::-1]
+    if 2 * (slices - below) >= slices:
+        return (beneath >= below).astype(np.float32)
+    return (np.minimum(beneath + 1, below) / below).astype(np.float32)
+
+
+def moved_by(
+    start: Instrument, end: Instrument, unknowns: Mapping[str, Unknown]
+) -> dict[str, np.ndarray]:
+    """Displacement of every unknown in the free space, in standard deviations of its prior."""
+    before, after = start_point(start, {}, unknowns), start_point(end, {}, unknowns)
+    return {name: np.asarray((after[name] - before[name]) / u.prior_sd)
+            for name, u in unknowns.items()}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    """Where crops come from: the volume and the grey values, on the host."""
+
+    probability: np.ndarray
+    grey: np.ndarray
+    interpolation: str
+    weights: np.ndarray
+    depth: int
+    below: int
+    side: tuple[int, int]
+
+    def crop(self, first: int, corner: tuple[int, int]) -> Crop:
+        """Faces from ``first`` on; beneath the last one the volume is mirrored."""
+        rows = mirrored(np.arange(first, first + self.depth + self.below + 1), len(self.weights))
+        y, x = (slice(c, c + s) for c, s in zip(corner, self.side, strict=True))
+        # A copy of these pixels alone is read, so that the volume may be a memory map.
+        part = np.asarray(self.probability[rows.min() : rows.max() + 1, y, x])
+        field = level_field(part, self.interpolation)[rows - rows.min()]
+        inside = slice(first, first + self.depth)
+        grey, weight = self.grey[:, inside, y, x], self.weights[inside]
+        return Crop(field=field, rows=rows, grey=grey, weight=weight)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """First slices of crops in which some slice counts."""
+        first = np.arange(len(self.weights) - self.depth + 1)
+        return first[[self.weights[k : k + self.depth].any() for k in first]]
+
+    def random(self, rng: np.random.Generator, first: int | None = None) -> Crop:
+        limits = [n - s + 1 for n, s in zip(self.grey.shape[2:], self.side, strict=True)]
+        start = int(rng.choice(self.starts)) if first is None else first
+        return self.crop(start, tuple(int(rng.integers(n)) for n in limits))
+
+    def spread(self, count: int) -> list[Crop]:
+        """Crops one after the other in depth, at corners that a fixed seed draws."""
+        rng = np.random.default_rng(0)
+        ways = self.starts[np.linspace(0, len(self.starts) - 1, count).round().astype(int)]
+        return [self.random(rng, int(first)) for first in ways]
+
+
+def _checked(stack: Stack, probability: np.ndarray, instrument: Instrument, settings) -> np.ndarray:
+    probability = np.asarray(probability)
+    if probability.shape != stack.images.shape[1:]:
+        raise InputError(
+            f"the volume has shape {probability.shape} but the stack {stack.images.shape[1:]} "
+            "(slice, y, x); give the segmentation of this stack."
+        )
+    if len(probability) < 2:
+        raise InputError("the stack has a single slice; a regression needs what lies below it.")
+    if instrument.num_phases > 2:
+        raise InputError(
+            f"the instrument names {instrument.num_phases} materials; a volume of solid and pore "
+            "can be imaged with one, or with one and what fills its pores."
+        )
+    if instrument.num_channels != stack.num_channels:
+        raise InputError(
+            f"the instrument has {instrument.num_channels} channels but the stack "
+            f"{stack.num_channels}; give the instrument that was fitted to this stack."
+        )
+    if settings.interpolation not in (None, *INTERPOLATIONS):
+        raise InputError(
+            f"interpolation is {settings.interpolation!r}, expected one of {INTERPOLATIONS}."
+        )
+    solid = float(np.mean(probability > 0.5))
+    if not 0.001 < solid < 0.999:
+        raise InputError(
+            f"the volume is {100 * solid:.1f} % solid: without both phases there is nothing to "
+            "regress on; look at the segmentation first."
+        )
+    return probability
+
+
+def _below(surfaces: np.ndarray, fraction: np.ndarray, stack: Stack) -> int:
+    """`slices_below` for the mean chord of the two phases (their geometric mean).
+
+    Its steps count as slices here: what lies under the volume is mirrored and not known, and a
+    slice that needs less of it teaches more.
+    """
+    period = 2 * stack.pixel_nm / max(float(surfaces.mean()), 1e-6)
+    solid = float(fraction.mean())
+    return slices_below({"chord_nm": period * (solid * (1 - solid)) ** 0.5}, stack.slice_nm)
+
+
+def regression_unknowns(*, tilt_known: bool) -> dict[str, Unknown]:
+    """`default_unknowns` without the noise, for which the misfit would be taken."""
+    table = default_unknowns(tilt_known=tilt_known)
+    return {name: u for name, u in table.items() if not name.startswith("noise.")}
+
+
+def _pose(stack, probability, instrument, prior, unknowns, settings):
+    """Where crops come from (the interpolation is left open), what is given, the start, and the
+    static side with all settings filled in."""
+    volume = _checked(stack, probability, instrument, settings)
+    grey = grey_levels(stack)
+    surfaces, fraction = face_surfaces(volume)
+    below = settings.below_slices
+    if below is None:
+        below = _below(surfaces, fraction, stack)
+    slices = stack.num_slices
+    below = min(below, slices - 1)
+    room = [min(n, settings.crop_px + 2 * settings.margin_px) for n in grey.shape[2:]]
+    margin = min(settings.margin_px, *((n - 1) // 4 for n in room))
+    settings = dataclasses.replace(settings, below_slices=below, margin_px=margin)
+    place = functools.partial(
+        _Field,
+        volume,
+        grey,
+        weights=slice_weights(slices, below),
+        depth=min(settings.crop_slices, slices),
+        below=below,
+        side=tuple(room),
+    )
+    dtype = instrument.detector.gain.dtype
+    free = {
+        "unknowns": start_point(instrument, {}, unknowns),
+        "slices": SliceMilling(
+            thickness=jnp.zeros(slices, dtype),
+            drift=jnp.zeros((slices, 2), dtype),
+            brightness=jnp.zeros(slices, dtype),
+        ),
+        "misfit": jnp.zeros(len(grey), dtype),
+    }
+    known = Known(
+        instrument=instrument,
+        origin=start_point(prior or instrument, {}, unknowns),
+        misfit=free["misfit"],
+        surfaces=(jnp.asarray(surfaces, dtype), jnp.asarray(fraction, dtype)),
+    )
+    # The interpolation is not part of what is compiled.
+    model = (tuple(unknowns.items()), dataclasses.replace(settings, interpolation=None))
+    return place, known, free, model
+
+
+def stack_residual(
+    stack: Stack,
+    solid_probability: Float[np.ndarray, "slice y x"],
+    instrument: Instrument,
+    *,
+    milling: Milling | None = None,
+    settings: RegressionSettings | None = None,
+) -> ChannelResidual:
+    """How well an instrument explains a stack whose segmentation is given, nothing fitted.
+
+    Args:
+        milling: of the run; faultless if not given. Its curtains and lines are not used.
+
+    Raises:
+        InputError: as `regress_instrument`.
+    """
+    settings = settings or RegressionSettings()
+    # The unknowns of a regression, so that its compiled program is used again.
+    unknowns = regression_unknowns(tilt_known=stack.tilt_deg is not None)
+    place, known, free, model = _pose(
+        stack, solid_probability, instrument, None, unknowns, settings
+    )
+    if milling is not None:
+        free["slices"] = in_prior_sd(milling, instrument, settings)
+    return _better_interpolation(place, settings.interpolation, free, known, model)[1]
+
+
+def regress_instrument(
+    stack: Stack,
+    solid_probability: Float[np.ndarray, "slice y x"],
+    instrument: Instrument,
+    *,
+    prior: Instrument | None = None,
+    unknowns: Mapping[str, Unknown] | None = None,
+    settings: RegressionSettings | None = None,
+    optimiser: optax.GradientTransformation | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> RegressionResult:
+    """Refit an instrument to a stack whose segmentation is given.
+
+    Minimises the mean robust negative log likelihood of a grey value (`fibsim.fit.robust`)
+    minus ``prior_weight`` times the log priors. Slices with less than ``below_slices`` known ones
+    beneath them do not count (of short stacks they count less, `slice_weights`): what shines
+    through from below the last slice is unknown; the volume is mirrored there.
+
+    Args:
+        stack: the recorded stack; grey values are scaled to 0..255 (`grey_levels`).
+        solid_probability: probability of solid, or a label, at every imaged face on the stack's
+            own grid. May be a memory map.
+        instrument: where to start.
+        prior: centre of the priors, what the first stage found; ``instrument`` if not given.
+        unknowns: which leaves are free; `regression_unknowns` if not given.
+        optimiser: any `optax.GradientTransformation`; Adam with a clipped norm if not given.
+        seed: decides the crops.
+        progress: called with (step, steps, objective).
+
+    Raises:
+        InputError: a volume of another shape or of one phase only, a single slice, an instrument
+            of other channels or of more than two materials, an unknown interpolation, or a
+            regression that does not stay finite.
+    """
+    settings = settings or RegressionSettings()
+    if unknowns is None:
+        unknowns = regression_unknowns(tilt_known=stack.tilt_deg is not None)
+    place, known, free, model = _pose(
+        stack, solid_probability, instrument, prior, unknowns, settings
+    )
+    where, start, crops = _better_interpolation(place, settings.interpolation, free, known, model)
+    settings, slices = model[1], stack.num_slices
+    free["misfit"] = jnp.log(jnp.maximum(start.misfit_grey, 1.0)).astype(free["misfit"].dtype)
+    known = dataclasses.replace(known, misfit=free["misfit"])
+
+    ends = [min(k, slices - where.depth) for k in range(0, slices, where.depth)]
+    blocks = [k for k in ends if where.weights[k : k + where.depth].any()]
+    total = settings.steps + settings.slice_steps * len(blocks)
+    losses: list[float] = []
+
+    def follow(free, part, steps, optimiser, update, rng, first=None):
+        """Descend in the entries ``part`` of ``free``; the mean over the path's last quarter."""
+        start = {name: free[name] for name in part}
+
+        def step(_, chosen, state):
+            crop = where.random(rng, first)
+            loss, gradient = _value_and_grad({**free, **chosen}, known, crop, model)
+            losses.append(float(loss))
+            if progress is not None:
+                progress(len(losses), total, losses[-1])
+            return update({name: gradient[name] for name in part}, state, chosen)
+
+        return {**free, **mean_of_last_quarter(start, optimiser.init(start), steps, step)}
+
+    if optimiser is None:
+        optimiser = limited_adam(settings.learning_rate, settings.steps)
+    rng = np.random.default_rng(seed)
+    parts = ("unknowns", "slices", "misfit")
+    free = follow(free, parts, settings.steps, optimiser, _update_by(optimiser), rng)
+    # A block's residuals depend on its own slices and deeper ones: from the top down none is
+    # disturbed again.
+    rate = optax.cosine_decay_schedule(settings.slice_rate, max(settings.slice_steps, 1), 0.1)
+    own = optax.adam(rate)
+    update = _update_by(own)
+    for first in blocks:
+        free = follow(free, ("slices",), settings.slice_steps, own, update, rng, first)
+    if not np.all(np.isfinite(losses)):
+        raise InputError(
+            "the regression did not stay finite; look at the segmentation and at the fitted "
+            "instrument first."
+        )
+    fitted, _ = apply_unknowns(free["unknowns"], instrument, {}, unknowns)
+    return RegressionResult(
+        instrument=fitted,
+        milling=run_of(free["slices"], fitted, stack.images.shape[2:], settings),
+        interpolation=where.interpolation,
+        start=start,
+        fitted=_residual(free, known, crops, model),
+        moved=moved_by(instrument, fitted, unknowns),
+        weights=where.weights,
+        below_slices=where.below,
+        loss=np.asarray(losses),
+    )
+
+
+def _update_by(optimiser: optax.GradientTransformation):
+    @jax.jit
+    def update(gradient, state, values):
+        gradient = jax.tree.map(jnp.nan_to_num, gradient)
+        change, state = optimiser.update(gradient, state, values)
+        return optax.apply_updates(values, change), state
+
+    return update
+
+
+def _better_interpolation(place, asked, free, known, model):
+    """Where crops come from, with the interpolation that leaves the smaller robust residual if
+    none is asked for; its residual; and the crops that this was measured on."""
+    found = []
+    for name in INTERPOLATIONS if asked is None else (asked,):
+        where = place(interpolation=name)
+        crops = where.spread(model[1].score_crops)
+        residual = _residual(free, known, crops, model)
+        found.append((float(np.sum(np.log(residual.misfit_grey))), where, residual, crops))
+    return min(found, key=lambda f: f[0])[1:]
+
+
+def _residual(free, known, crops, model) -> ChannelResidual:
+    """`ChannelResidual` over crops."""
+    values = []
+    for crop in crops:
+        mean, variance = (np.asarray(v) for v in _expected_crop(free, known, crop, model))
+        grey = without_margin(np.asarray(crop.grey), model[1].margin_px)
+        weight = np.broadcast_to(crop.weight[:, None, None], grey.shape[1:])
+        used = crop.weight > 0
+        rows = [v[:, used].reshape(len(grey), -1) for v in (grey, mean, variance)]
+        values.append([*rows, weight[used].reshape(1, -1)])
+    grey, mean, noise, weight = (np.concatenate(v, axis=1) for v in zip(*values, strict=True))
+
+    def average(values):
+        return np.sum(weight * values, axis=1) / weight.sum()
+
+    r2, v = (grey - mean) ** 2, average(noise)
+    spread = average((grey - average(grey)[:, None]) ** 2)
+    robust = (_MAD * np.median(np.abs(grey - mean), axis=1)) ** 2
+    misfit = np.sqrt(np.maximum(robust - v, 1e-4 * robust + 1e-12))
+    far = r2 > _OUTLIER_SD**2 * (noise + misfit[:, None] ** 2)
+    return ChannelResidual(
+        chi2=average(r2 / np.maximum(noise, 1e-6)),
+        explained=1 - (average(r2) - v) / np.maximum(spread - v, 1e-6),
+        noise_share=v / np.maximum(spread, 1e-6),
+        outliers=average(far),
+        misfit_grey=misfit,
+    )

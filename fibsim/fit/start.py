@@ -1,0 +1,92 @@
+"""Where a fit starts: the textbook instrument, with the stack's own contrast and noise."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+
+from fibsim.errors import InputError
+from fibsim.fit.crops import split_stack
+from fibsim.fit.doubts import check_channels
+from fibsim.fit.first_guess import (
+    WHITE,
+    grey_levels,
+    guess_faults,
+    guess_tilt_deg,
+    noise_by_brightness,
+    noise_sd,
+)
+from fibsim.instrument import Instrument
+from fibsim.materials import VACUUM
+from fibsim.presets import make_instrument
+from fibsim.specimens import KINDS
+from fibsim.stack import Stack
+
+__all__ = ["check_fittable", "first_instrument", "match_contrast"]
+
+
+def first_instrument(stack: Stack) -> Instrument:
+    """Textbook instrument of the stack's channels and geometry; a guessed tilt if none is given."""
+    tilt = stack.tilt_deg
+    if tilt is None:
+        tilt = guess_tilt_deg(grey_levels(stack), stack.pixel_nm, stack.slice_nm)
+    return make_instrument(
+        beam_kev=[c.beam_kev for c in stack.channels],
+        detectors=[c.detector for c in stack.channels],
+        pixel_nm=stack.pixel_nm,
+        slice_nm=stack.slice_nm,
+        tilt_deg=tilt,
+        solid=stack.material or "Au",
+        other_phases=() if stack.pores in (None, VACUUM) else (stack.pores,),
+        white_level=WHITE,
+    )
+
+
+def check_fittable(stack: Stack, kind: str | None = None) -> None:
+    """Refuse, before any long work, a stack that a fit could not use.
+
+    Raises:
+        InputError: unknown material or specimen kind, a number of channels, voltage or geometry
+            out of range, images too small, constant, cut off, or the same in two channels.
+    """
+    kind = kind or stack.specimen
+    if kind is not None and kind not in KINDS:
+        raise InputError(f"specimen kind {kind!r} is unknown; expected one of {', '.join(KINDS)}.")
+    check_channels(stack)
+    first_instrument(stack)
+    split_stack(stack.images, crop_px=96, crop_slices=12)
+
+
+def match_contrast(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) -> Instrument:
+    """Set gain, offset, noise and shading so that mean, contrast and noise are the stack's.
+
+    ``expected`` is a noise-free simulation by ``instrument``.
+    """
+    noise = noise_sd(grey)
+    axes = (1, 2, 3)
+    contrast = np.sqrt(np.maximum(grey.var(axes) - noise**2, 0.05 * grey.var(axes)))
+    factor = contrast / np.maximum(expected.std(axes), 1e-3)
+    detector = instrument.detector
+    gain = np.asarray(detector.gain) * factor
+    signal = (expected.mean(axes) - np.asarray(detector.offset)) * factor
+    # Counting noise grows with the signal, the amplifier's does not; each keeps a tenth at least.
+    offset = grey.mean(axes) - signal
+    intercept, slope = noise_by_brightness(grey)
+    total = np.maximum(noise**2, 0.25)
+    amplifier = np.clip(intercept + slope * offset, 0.1 * total, 0.9 * total)
+    counting = total - amplifier
+    faults = {name: jnp.asarray(size, float) for name, size in guess_faults(grey).items()}
+    return dataclasses.replace(
+        instrument,
+        faults=dataclasses.replace(instrument.faults, **faults),
+        detector=dataclasses.replace(
+            detector,
+            gain=jnp.asarray(gain, float),
+            offset=jnp.asarray(offset, float),
+        ),
+        noise=dataclasses.replace(
+            instrument.noise,
+            dose_electrons=jnp.asarray(gain * np.maximum(signal, 1.0) / counting, float),
+            read_grey=jnp.asarray(np.sqrt(amplifier), float),
+        ),
+    )

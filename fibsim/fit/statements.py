@@ -1,0 +1,129 @@
+"""What a fit found, in numbers with errors and in plain sentences."""
+
+import numpy as np
+
+from fibsim.fit.optimise import FitResult
+from fibsim.fit.unknowns import SPECIMEN_PREFIX, from_free, natural_scale
+
+__all__ = [
+    "UNDETERMINED",
+    "correlated",
+    "standard_errors",
+    "statements",
+    "table_of_unknowns",
+    "unit_of",
+]
+
+UNDETERMINED = 0.2
+"""Below this share of the prior's variance that a fit removes, the stack says nothing."""
+
+# An error grows by half where this share of the expected scatter is missed.
+_MISFIT = 2.0
+_CORRELATED = 0.9
+_UNITS = {"nm": "nm", "deg": "°", "grey": "grey", "electrons": "electrons", "kev": "keV"}
+
+
+def unit_of(name: str) -> str:
+    """Unit of an unknown, from the end of its name; empty for a plain number.
+
+    >>> unit_of("geometry.tilt_deg")
+    '°'
+    """
+    if name.endswith("gain"):
+        return "grey/yield"
+    if name.endswith("offset"):
+        return "grey"
+    return _UNITS.get(name.rsplit("_", 1)[-1], "")
+
+
+def standard_errors(result: FitResult) -> dict[str, np.ndarray]:
+    """Standard error of every unknown in its own unit, as its leaf is shaped.
+
+    The error in the free space times the slope of the transform; empty if none was computed.
+    """
+    refinement = result.refinement
+    if refinement is None:
+        return {}
+    in_free = refinement.flat.split(refinement.standard_errors)
+    errors = {}
+    for name, error in in_free.items():
+        unknown = result.unknowns[name]
+        value = from_free(refinement.free[name], unknown)
+        errors[name] = np.asarray(error) * np.asarray(natural_scale(value, unknown))
+    return errors
+
+
+def table_of_unknowns(result: FitResult) -> list[str]:
+    """One line per unknown: name, value, standard error, unit, and how much the stack says.
+
+    The last is the share of the assumed variance that the stack took away, in percent.
+    """
+    refinement = result.refinement
+    if refinement is None:
+        return []
+    errors, known = standard_errors(result), refinement.flat.split(refinement.determined)
+    lines = [f"{'unknown':34}{'value':>10}{'error':>10}  {'unit':12}{'from the stack':>14}"]
+    for name, free in refinement.free.items():
+        values = np.atleast_1d(np.asarray(from_free(free, result.unknowns[name])))
+        for i, value in enumerate(values):
+            label = name if len(values) == 1 else f"{name}[{i}]"
+            error, share = np.atleast_1d(errors[name])[i], np.atleast_1d(known[name])[i]
+            lines.append(
+                f"{label:34}{value:10.4g}{error:10.2g}  {unit_of(name):12}{100 * share:12.0f} %"
+            )
+    return lines
+
+
+def correlated(result: FitResult) -> list[tuple[str, str, float]]:
+    """Pairs of determined unknowns that the stack can hardly tell apart, strongest first."""
+    refinement = result.refinement
+    if refinement is None:
+        return []
+    names, matrix, known = refinement.flat.names, refinement.correlation, refinement.determined
+    pairs = [
+        (names[i], names[j], float(matrix[i, j]))
+        for i in range(len(names))
+        for j in range(i)
+        if abs(matrix[i, j]) > _CORRELATED and min(known[i], known[j]) > UNDETERMINED
+    ]
+    return sorted(pairs, key=lambda pair: -abs(pair[2]))
+
+
+def statements(result: FitResult) -> list[str]:
+    """Sentences that the user should read, the gravest first."""
+    refinement = result.refinement
+    if refinement is None:
+        return ["No errors were computed, since the fit ended with its descent."]
+    said = []
+    if not refinement.converged:
+        said.append(
+            f"The fit did not converge: its last step was {refinement.steps[-1]:.1f} standard "
+            "errors; give it more steps, and check the voltages, tilt and material stated."
+        )
+    if refinement.misfit > _MISFIT:
+        worst = np.argsort(-np.abs(refinement.deviations))[:3]
+        said.append(
+            f"The model does not describe the stack in full (misfit {refinement.misfit:.1f}, "
+            "1 is expected); farthest off: "
+            + "; ".join(
+                f"{result.moment_names[i]} ({refinement.deviations[i]:+.1f} errors)" for i in worst
+            )
+            + ". Errors are enlarged accordingly."
+        )
+    silent = [
+        name.removeprefix(SPECIMEN_PREFIX)
+        for name, known in zip(refinement.flat.names, refinement.determined, strict=True)
+        if known < UNDETERMINED
+    ]
+    if silent:
+        said.append(
+            "The stack does not determine " + ", ".join(silent) + "; their values are those "
+            "assumed before the fit, their errors as large as assumed."
+        )
+    for one, other, r in correlated(result):
+        said.append(
+            f"{one} and {other} can hardly be told apart (correlation {r:+.2f}): "
+            + ("their product" if r < 0 else "their ratio")
+            + " is better known than each."
+        )
+    return said

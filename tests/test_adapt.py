@@ -1,0 +1,338 @@
+"""The alternation: volumes as specimens, which generator resembles one, rounds that go on."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fibnet import alternate as rounds_of
+from fibnet.adapt import AdaptedSource, cut_volume, draw_adapted_stack, volume_to_draw
+from fibnet.alternate import AlternationSettings, alternate
+from fibnet.data import SimulatedData, Source, draw_training_stack
+from fibnet.model import ModelConfig
+from fibnet.pipeline import _Job, reconstruct
+from fibnet.reporting import _adaptation_section
+from fibnet.resemble import count, difference, resembling_kinds
+from fibnet.segmenter import load_segmenter, save_segmenter
+from fibnet.train import PRESETS, TrainSettings, train
+from fibsim.errors import InputError
+from fibsim.fit import RegressionSettings
+from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
+from fibsim.io import read_volume
+from fibsim.presets import make_instrument
+from fibsim.simulate_command import record
+from fibsim.specimens import make
+from fibsim.stack import Channel, Stack
+
+DATA = SimulatedData(slices=4, side_px=32, sublayers=2, below_slices=2)
+VOXEL = (10.0, 4.0, 4.0)
+SPECIMEN = {"solid_fraction": 0.4, "ligament_nm": 24.0}
+
+
+@pytest.fixture(scope="module")
+def truth():
+    drawn = make("waves", key=jax.random.key(3), shape=(16, 64, 64), voxel_nm=VOXEL, **SPECIMEN)
+    return np.asarray(drawn.solid)
+
+
+@pytest.fixture(scope="module")
+def source():
+    return Source(
+        instrument=make_instrument(beam_kev=[1.0, 5.0]),
+        specimen={k: jnp.asarray(v) for k, v in SPECIMEN.items()},
+        kind="waves",
+        slice_nm=10.0,
+        pixel_nm=4.0,
+    )
+
+
+def test_cut_volumes_vary_around_the_volume(truth):
+    """Fraction within the shift and chance, walls of one voxel, no two alike; pieces as small as
+    the volume and larger ones."""
+    volume = volume_to_draw(truth, slice_nm=10.0, pixel_nm=4.0)
+    cut = jax.jit(cut_volume, static_argnames=("shape", "layer_nm", "imaged_nm"))
+    for shape, imaged_nm in (((30, 32, 32), 100.0), ((60, 80, 80), 200.0)):
+        parts = [cut(volume, key=jax.random.key(i), shape=shape, layer_nm=5.0, imaged_nm=imaged_nm)
+                 for i in range(12)]  # fmt: skip
+        means = np.asarray([p.mean() for p in parts])
+        assert np.all(np.abs(means - truth.mean()) < 0.05 + 0.15)
+        assert abs(means.mean() - truth.mean()) < 0.06 and means.std() > 0.01
+        partial = np.mean([(np.asarray(p) > 0.02) & (np.asarray(p) < 0.98) for p in parts])
+        own = np.mean((truth > 0.02) & (truth < 0.98))
+        assert partial < 1.3 * own
+
+
+def test_a_cut_without_change_is_the_volume_itself(truth, monkeypatch):
+    monkeypatch.setattr("fibnet.adapt._LARGEST_SCALE", 1.0 + 1e-9)
+    volume = volume_to_draw(truth, slice_nm=10.0, pixel_nm=4.0)
+    volume = dataclasses.replace(volume, levels=jnp.zeros(3))
+    part = cut_volume(
+        volume, key=jax.random.key(0), shape=(20, 63, 63), layer_nm=10.0, imaged_nm=150.0
+    )
+    # Layer i lies in the middle between faces i and i + 1; past the last the volume is mirrored.
+    label = np.asarray(part) > 0.5
+    faces = (truth > 0.5)[:, :63, :63]
+    both = faces[:15] == faces[1:]
+    agree = (label[:15] == faces[:15]) | ~both
+    assert agree.mean() > 0.97
+    np.testing.assert_allclose(part[15 + np.arange(4)], part[14 - np.arange(4)], atol=1e-4)
+
+
+def test_half_of_the_stacks_come_from_the_volume(source, truth):
+    """With a volume that is solid only, stacks from it are told from those of the generator."""
+    dense = np.ones_like(truth)
+    dense[:, :2] = 0.0
+    dense[:, :, :2] = 0.0
+    volume = volume_to_draw(dense, slice_nm=10.0, pixel_nm=4.0)
+    draw = jax.jit(draw_adapted_stack, static_argnums=1)
+    for share, low, high in ((0.5, 4, 16), (1.0, 20, 20), (0.0, 0, 0)):
+        adapted = AdaptedSource(source=source, volume=volume, share=jnp.asarray(share))
+        stacks = [draw(adapted, DATA, key=jax.random.key(i)) for i in range(20)]
+        dense_ones = sum(float(solid.mean()) > 0.8 for _, solid in stacks)
+        assert low <= dense_ones <= high
+    images, solid = stacks[0]
+    assert images.shape == (2, 4, 32, 32) and solid.shape == (4, 32, 32)
+    np.testing.assert_array_equal(images, np.round(images))
+
+
+def test_difference_sees_each_thing_that_is_counted():
+    rng = np.random.default_rng(0)
+    noise = rng.uniform(size=(8, 32, 32)) < 0.5
+    stripes = np.zeros((8, 32, 32), bool)
+    stripes[:, :, ::2] = True
+    edges = np.arange(1, 12)
+    a, b = count(noise, (2, 8), edges), count(stripes, (2, 8), edges)
+    assert difference(a, a) == 0.0
+    np.testing.assert_allclose(b.solid_fraction, 0.5)
+    np.testing.assert_allclose(b.correlation[-8:], [-1, 1] * 4, atol=1e-5)
+    np.testing.assert_allclose(b.solid_chords[0], 0.5)  # along x all of length 1, along y none
+    assert difference(a, b) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [("waves", SPECIMEN), ("spheres", {"solid_fraction": 0.4, "radius_nm": 24.0})],
+)
+def test_the_kind_of_a_draw_is_recognised(kind, parameters):
+    drawn = make(kind, key=jax.random.key(8), shape=(24, 96, 96), voxel_nm=VOXEL, **parameters)
+    found = resembling_kinds(np.asarray(drawn.solid) > 0.5, VOXEL, kinds=("waves", "spheres"))
+    assert found[0].kind == kind
+    assert found[0].distance < 2.5 * found[0].chance
+    for name, value in parameters.items():
+        assert found[0].parameters[name] == pytest.approx(value, rel=0.25)
+
+
+def test_kinds_need_structure():
+    with pytest.raises(InputError, match="shows no structure"):
+        resembling_kinds(np.zeros((4, 32, 32), bool), VOXEL)
+    with pytest.raises(InputError, match="'foam' is unknown"):
+        resembling_kinds(np.zeros((4, 32, 32), bool), VOXEL, kinds=("foam",))
+
+
+@pytest.fixture(scope="module")
+def problem(source):
+    """A stack, a barely trained network, and settings of a few steps."""
+    sample = record(
+        source.instrument, kind="waves", parameters=SPECIMEN, slices=10, side=64, seed=1
+    )
+    stack = Stack(
+        images=np.round(np.asarray(sample.images)).astype(np.uint8),
+        channels=(Channel(beam_kev=1.0, name="1kV"), Channel(beam_kev=5.0, name="5kV")),
+        pixel_nm=4.0,
+        slice_nm=10.0,
+        tilt_deg=38.0,
+        specimen="waves",
+    )
+    settings = AlternationSettings(
+        rounds=2,
+        train=TrainSettings(
+            steps=6, learning_rate=5e-3, ema=0.8, checkpoint_every=2, validate_every=6
+        ),
+        data=DATA,
+        regression=RegressionSettings(
+            steps=4, slice_steps=1, crop_px=36, margin_px=6, crop_slices=4, sublayers=2,
+            below_slices=3, score_crops=3,
+        ),
+        settled=0.0,
+    )  # fmt: skip
+    content = InstrumentFile(instrument=source.instrument, kind="waves", specimen=dict(SPECIMEN))
+    return stack, content, settings
+
+
+@pytest.fixture(scope="module")
+def segmenter(source, tmp_path_factory):
+    config = ModelConfig(channels=2, window=3, widths=(4, 8), fold=2)
+    how = TrainSettings(steps=40, learning_rate=2e-2, ema=0.9)
+    folder = tmp_path_factory.mktemp("first")
+    return train(source, config, folder=folder, seed=0, settings=how, data=DATA)
+
+
+def quiet(name):
+    return lambda done, total, text: None
+
+
+def test_rounds_go_on_where_they_were_broken(problem, segmenter, tmp_path):
+    """Broken in the training of the second round and once more after it, to the same result."""
+    stack, content, settings = problem
+
+    def run(folder, progress=quiet):
+        return alternate(
+            stack,
+            folder,
+            segmenter=segmenter,
+            content=content,
+            settings=settings,
+            seed=0,
+            progress=progress,
+        )
+
+    whole, final, records = run(tmp_path / "whole")
+    assert 1 <= len(records) <= 2
+    for name in ("chi2", "explained"):
+        assert len(records[0]["refitted"][name]) == 2
+    assert records[0]["unknowns"]["detector.gain"]["before"] == pytest.approx(
+        np.asarray(content.instrument.detector.gain).tolist()
+    )
+    assert records[0]["kind"] == final.kind == "waves"
+    assert records[0]["kept"] == (
+        records[0]["unexplained_after"] <= 1.15 * records[0]["unexplained_before"]
+    )
+
+    class Stop(Exception):
+        pass
+
+    def stopping(name):
+        def show(done, total, text):
+            if name == "retrain" and done == 5:
+                raise Stop
+
+        return show
+
+    broken = tmp_path / "broken"
+    with pytest.raises(Stop):
+        run(broken, stopping)
+    assert not (broken / "round_1" / "round.json").exists()
+    regressed = (broken / "round_1" / "regression.json").stat().st_mtime_ns
+    again, _, same = run(broken)
+    assert (broken / "round_1" / "regression.json").stat().st_mtime_ns == regressed
+    assert json.dumps(same) == json.dumps(records)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_network_that_explains_less_is_not_kept(problem, segmenter, tmp_path, monkeypatch):
+    stack, content, settings = problem
+    good = rounds_of._segment(segmenter, stack.images.astype(np.float32), quiet)
+    calls = []
+
+    def segment(*_):
+        calls.append(1)
+        # The second segmentation is of a mirrored specimen.
+        return good if len(calls) == 1 else good[:, :, ::-1].copy()
+
+    monkeypatch.setattr(rounds_of, "_segment", segment)
+    last, _, records = alternate(
+        stack,
+        tmp_path,
+        segmenter=segmenter,
+        content=content,
+        settings=settings,
+        seed=0,
+        progress=quiet,
+    )
+    assert len(records) == 1 and not records[0]["kept"]
+    assert last is segmenter
+
+
+def test_training_goes_on_from_a_network(source, segmenter, tmp_path):
+    """With a step of zero length the network stays what it was."""
+    how = TrainSettings(steps=2, learning_rate=0.0)
+    again = train(
+        source,
+        segmenter.config,
+        folder=tmp_path,
+        seed=5,
+        settings=how,
+        data=DATA,
+        draw=draw_training_stack,
+        start=segmenter,
+    )
+    np.testing.assert_array_equal(again.mean, segmenter.mean)
+    for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(segmenter.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_the_stage_leaves_what_later_stages_use(problem, segmenter, tmp_path, monkeypatch):
+    """Broken at its very end too: what fit and train left is kept beside what replaces it."""
+    stack, content, settings = problem
+    quick = dataclasses.replace(
+        PRESETS["quick"], retrain=settings.train, data=DATA, regression=settings.regression
+    )
+    monkeypatch.setitem(PRESETS, "quick", quick)
+
+    def fit(job):
+        save_instrument(job.out / "instrument.yaml", content)
+
+    def first(job):
+        save_segmenter(job.out / "model", segmenter)
+
+    monkeypatch.setattr(_Job, "fit", fit)
+    monkeypatch.setattr(_Job, "train", first)
+
+    def run():
+        return reconstruct(
+            stack,
+            tmp_path,
+            preset="quick",
+            rounds=1,
+            stages=("fit", "train", "adapt", "segment"),
+            announce=lambda line: None,
+        )
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fibnet.pipeline.save_segmenter", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert run() is None
+    records = json.loads((tmp_path / "adapt.json").read_text())
+    assert len(records) == 1
+    folder = tmp_path / "adapt" / ("round_1" if records[0]["kept"] else "start")
+    kept, used = load_segmenter(folder / "model"), load_segmenter(tmp_path / "model")
+    for a, b in zip(jax.tree.leaves(kept.params), jax.tree.leaves(used.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    last = folder if records[0]["kept"] else tmp_path / "adapt"
+    np.testing.assert_array_equal(
+        read_volume(tmp_path / "probability.tif"), read_volume(last / "probability.tif")
+    )
+    gain = load_instrument(tmp_path / "instrument.yaml").instrument.detector.gain
+    np.testing.assert_allclose(gain, records[0]["unknowns"]["detector.gain"]["after"], rtol=1e-5)
+    begun = load_instrument(tmp_path / "adapt" / "start" / "instrument.yaml").instrument
+    np.testing.assert_allclose(begun.detector.gain, content.instrument.detector.gain, rtol=1e-5)
+
+    section = _adaptation_section(records, ["1kV", "5kV"])
+    assert len(section.residuals) == 2 and len(section.rounds) == 1
+    assert section.kinds[0][0] == "waves"
+    moves = [abs(row[-1]) for row in section.unknowns]
+    assert moves == sorted(moves, reverse=True) and moves[0] > 0
+
+
+def test_a_volume_of_one_phase_ends_the_rounds(problem, segmenter, tmp_path, monkeypatch):
+    stack, content, settings = problem
+    empty = np.zeros(stack.images.shape[1:], np.float32)
+    monkeypatch.setattr(rounds_of, "_segment", lambda *_: empty)
+    last, same, records = alternate(
+        stack,
+        tmp_path,
+        segmenter=segmenter,
+        content=content,
+        settings=settings,
+        seed=0,
+        progress=quiet,
+    )
+    assert records == [] and last is segmenter and same is content

@@ -1,0 +1,169 @@
+"""Gauss-Newton on moments: its end point and errors on problems whose answer is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
+from fibsim.fit.refine import RefineSettings, flatten_free, refine, shrunk_covariance
+from fibsim.fit.unknowns import Unknown
+
+CROPS, NOISE = 4, 0.3
+UNKNOWNS = {
+    "detector.gain": Unknown(transform="log", prior_sd=1.0),
+    "interaction.range_scale": Unknown(transform="log", prior_sd=0.5),
+    "interaction.edge_gain": Unknown(transform="log", prior_sd=0.4),
+}
+ORIGIN = {name: jnp.zeros(2 if name == "detector.gain" else ()) for name in UNKNOWNS}
+MIX = np.random.default_rng(7).normal(size=(12, 3))
+
+
+def mean_moments(free):
+    """A curved function of gain and range; nothing depends on the edge."""
+    v = jnp.concatenate([free["detector.gain"], free["interaction.range_scale"][None]])
+    return jnp.asarray(MIX, jnp.float32) @ jnp.expm1(v)
+
+
+@jax.jit
+def simulate(free, keys):
+    return mean_moments(free) + NOISE * jax.vmap(lambda k: jax.random.normal(k, (12,)))(keys)
+
+
+def record(truth, seed):
+    rng = np.random.default_rng(seed)
+    return np.asarray(mean_moments(truth)) + NOISE / np.sqrt(CROPS) * rng.normal(size=12)
+
+
+def run(recorded, **changes):
+    settings = dict(rounds=3, steps=4, simulations=60, slope_simulations=2)
+    return refine(
+        simulate,
+        recorded,
+        crops=CROPS,
+        tolerance=np.full(12, 1e-3),
+        start=ORIGIN,
+        origin=ORIGIN,
+        unknowns=UNKNOWNS,
+        key=jax.random.key(1),
+        settings=RefineSettings(**settings | changes),
+    )
+
+
+TRUTH = {
+    "detector.gain": jnp.asarray([0.5, -0.3]),
+    "interaction.range_scale": jnp.asarray(0.3),
+    "interaction.edge_gain": jnp.asarray(0.2),
+}
+
+
+def test_errors_cover_the_truth():
+    """Over 24 recordings: deviations in units of the stated error have a spread of about 1."""
+    scores = []
+    for seed in range(24):
+        found = run(record(TRUTH, seed))
+        assert found.converged
+        deviation = found.flat.join(found.free) - found.flat.join(TRUTH)
+        scores.append((deviation / found.standard_errors)[:3])
+    spread = np.sqrt(np.mean(np.square(scores)))
+    # 72 scores, not all independent: their spread is known to about a tenth.
+    assert 0.7 < spread < 1.4
+    assert np.all(found.determined[:3] > 0.8)
+
+
+def test_what_the_data_do_not_determine_keeps_its_prior():
+    found = run(record(TRUTH, 0))
+    last = found.flat.names.index("interaction.edge_gain")
+    assert found.standard_errors[last] == pytest.approx(0.4, rel=1e-3)
+    assert found.determined[last] == pytest.approx(0.0, abs=1e-3)
+    assert float(found.free["interaction.edge_gain"]) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_misfit_is_near_one_and_grows_with_what_no_unknown_explains():
+    fine = run(record(TRUTH, 1))
+    assert 0.1 < fine.misfit < 2.5
+    outside = np.linalg.svd(MIX)[0][:, 5]  # at right angles to all that the model can do
+    off = run(record(TRUTH, 1) + 3.0 * outside)
+    assert off.misfit > 5 * fine.misfit
+    assert np.all(off.standard_errors[:3] > 1.5 * fine.standard_errors[:3])
+
+
+def test_too_few_steps_are_not_called_converged():
+    far = {**TRUTH, "detector.gain": jnp.asarray([2.0, -1.5])}
+    assert not run(record(far, 0), rounds=1, steps=1).converged
+    assert run(record(far, 0), rounds=6).converged
+
+
+def test_flat_round_trip_and_names():
+    flat = flatten_free(TRUTH, UNKNOWNS)
+    assert flat.names[:2] == ("detector.gain[0]", "detector.gain[1]")
+    again = flat.split(flat.join(TRUTH))
+    for name, value in TRUTH.items():
+        np.testing.assert_array_equal(again[name], value)
+
+
+def test_shrunk_covariance():
+    rng = np.random.default_rng(0)
+    # Independent numbers: hardly any correlation is left; the variances are the samples' own.
+    free = rng.normal(size=(30, 50))
+    shrunk = shrunk_covariance(free)
+    np.testing.assert_allclose(np.diag(shrunk), free.var(0, ddof=1), rtol=1e-6)
+    plain = np.cov(free.T)
+    off = ~np.eye(50, dtype=bool)
+    assert np.abs(shrunk[off]).mean() < 0.2 * np.abs(plain[off]).mean()
+    # One common cause and many samples: the correlations stay, and the matrix can be inverted.
+    common = rng.normal(size=(400, 1)) + 0.1 * rng.normal(size=(400, 50))
+    np.testing.assert_allclose(shrunk_covariance(common), np.cov(common.T), rtol=0.1)
+    assert np.linalg.eigvalsh(shrunk).min() > 0
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(2)
+    smooth = np.cumsum(np.cumsum(rng.normal(size=(2, 6, 40, 44)), -1), -2)
+    smooth = 120 + 30 * smooth / smooth.std()
+    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.float32)
+
+
+def test_moments_are_named_and_finite(images):
+    gauges = make_gauges(images, slice_nm=10.0, pixel_nm=4.0, key=jax.random.key(0), num_filters=4)
+    moments = np.asarray(stack_moments(jnp.asarray(images), gauges))
+    names = moment_names(images.shape, gauges)
+    assert len(names) == len(moments) == len(moment_tolerances(images.shape, gauges))
+    assert np.all(np.isfinite(moments))
+    # Levels lie at the images' own quantiles, so the shares are those, up to the smoothing.
+    at = [names.index(f"grey level {j}, channel 1") for j in (1, 7, 13)]
+    np.testing.assert_allclose(moments[at], [0.02, 0.5, 0.98], atol=0.03)
+
+
+def test_moments_move_with_what_they_are_named_after(images):
+    gauges = make_gauges(images, slice_nm=10.0, pixel_nm=4.0, key=jax.random.key(0), num_filters=4)
+    names = moment_names(images.shape, gauges)
+    plain = np.asarray(stack_moments(jnp.asarray(images), gauges))
+    rng = np.random.default_rng(3)
+
+    def changed(extra):
+        return np.asarray(stack_moments(jnp.asarray(images + extra, jnp.float32), gauges)) - plain
+
+    lines = changed(rng.normal(0, 8, (2, 6, 40, 1)))
+    columns = changed(rng.normal(0, 8, (2, 6, 1, 44)))
+    noise = changed(rng.normal(0, 8, images.shape))
+    each = [names.index(f"{name}, channel 2") for name in ("lines", "curtains")]
+    assert lines[each[0]] > 1 and abs(lines[each[1]]) < 0.5
+    assert columns[each[1]] > 1 and abs(columns[each[0]]) < 0.5
+    quiet = names.index("noise at brightness 2, channel 1")
+    assert noise[quiet] > 0.5
+
+
+def test_moments_are_differentiable(images):
+    gauges = make_gauges(images, slice_nm=10.0, pixel_nm=4.0, key=jax.random.key(0), num_filters=4)
+    weights = jnp.asarray(
+        np.random.default_rng(4).normal(size=len(moment_names(images.shape, gauges)))
+    )
+
+    def value(scale):
+        return jnp.dot(weights, stack_moments(scale * jnp.asarray(images), gauges))
+
+    slope = float(jax.grad(value)(1.0))
+    numeric = float(value(1.01) - value(0.99)) / 0.02
+    assert slope == pytest.approx(numeric, rel=0.05)

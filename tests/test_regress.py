@@ -1,0 +1,191 @@
+"""Stage two of the fit: a stack imaged from its own segmentation, and the instrument refitted."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fibsim
+from fibsim.errors import InputError
+from fibsim.fit import RegressionSettings, Unknown, regress_instrument, stack_residual
+from fibsim.fit.faces import expected_faces, face_surfaces, fill_slices, level_field, mirrored
+from fibsim.fit.regress import slice_weights
+from fibsim.instrument import replace_by_name
+from fibsim.milling import nominal_milling
+from fibsim.presets import make_instrument
+from fibsim.simulate_command import record
+from fibsim.specimens import make_specimen
+from fibsim.stack import Channel, Stack
+
+# Weak priors, since what the data say is tested; they are centred on a wrong start.
+SETTINGS = RegressionSettings(
+    prior_weight=5e-4,
+    steps=40,
+    slice_steps=2,
+    crop_px=36,
+    margin_px=6,
+    crop_slices=4,
+    sublayers=2,
+    below_slices=3,
+)
+FREE = {
+    "detector.gain": Unknown(transform="log", prior_sd=3.0),
+    "detector.offset": Unknown(transform="linear", prior_sd=3.0, scale=20.0),
+    "interaction.range_scale": Unknown(transform="log", prior_sd=0.3),
+}
+
+
+@pytest.fixture(scope="module")
+def instrument():
+    return make_instrument(beam_kev=[1.0, 5.0], tilt_deg=38.0)
+
+
+@pytest.fixture(scope="module")
+def recorded(instrument):
+    """A stack whose brightness flickers, and its truth."""
+    faults = dataclasses.replace(instrument.faults, flicker_sd=jnp.asarray(0.05))
+    sample = record(
+        dataclasses.replace(instrument, faults=faults),
+        kind="waves",
+        parameters={"solid_fraction": 0.4, "ligament_nm": 30.0},
+        slices=12,
+        side=48,
+        seed=2,
+    )
+    stack = Stack(
+        images=np.round(np.asarray(sample.images)).astype(np.uint8),
+        channels=(Channel(beam_kev=1.0, name="1kV"), Channel(beam_kev=5.0, name="5kV")),
+        pixel_nm=4.0,
+        slice_nm=10.0,
+        tilt_deg=38.0,
+    )
+    return stack, np.asarray(sample.solid), sample.milling
+
+
+def test_level_field_is_a_distance_that_keeps_the_interface():
+    """Of a disc of 10.3 pixels: distances to it, and its area to a thousandth."""
+    y, x = np.mgrid[:40, :40] - 19.5
+    radius = np.hypot(y, x)
+    disc = np.clip(10.3 - radius + 0.5, 0, 1).astype(np.float32)
+    field = level_field(np.stack([disc, np.ones_like(disc), np.zeros_like(disc)]))
+    np.testing.assert_allclose(field[0], 10.3 - radius, atol=0.75)
+    solid = np.clip(0.5 + field, 0, 1)
+    assert solid[0].sum() == pytest.approx(disc.sum(), rel=1e-3)
+    assert np.all(solid[1] == 1) and np.all(solid[2] == 0)
+    np.testing.assert_array_equal(level_field(disc[None], "linear"), disc[None] - 0.5)
+
+
+def test_walls_between_faces_stay_sharp_only_with_the_level():
+    """A wall that leans by 4 pixels per slice lies in between half way down."""
+    x = np.arange(24)
+    faces = np.stack([np.tile(x < edge, (6, 1)) for edge in (8, 12)]).astype(np.float32)
+    middle = {how: np.asarray(fill_slices(jnp.asarray(level_field(faces, how)), 1))[0, 0, 0]
+              for how in ("level", "linear")}  # fmt: skip
+    np.testing.assert_allclose(middle["level"], x < 10, atol=1e-6)
+    np.testing.assert_allclose(middle["linear"], (x < 8) + 0.5 * ((x >= 8) & (x < 12)))
+
+
+def test_mirrored_turns_at_both_ends():
+    np.testing.assert_array_equal(mirrored(np.arange(-2, 9), 4), [2, 1, 0, 1, 2, 3, 2, 1, 0, 1, 2])
+    np.testing.assert_array_equal(mirrored(np.arange(3), 1), [0, 0, 0])
+
+
+def test_slices_without_known_ground_do_not_count():
+    np.testing.assert_array_equal(slice_weights(10, 3), [1] * 7 + [0] * 3)
+    np.testing.assert_allclose(slice_weights(4, 3), [1, 1, 2 / 3, 1 / 3])
+
+
+def test_faces_are_imaged_as_the_volume_that_they_are_cut_from(instrument):
+    """Against `expected_stack`, on faces and layers of the same solid fraction."""
+    rng = np.random.default_rng(0)
+    sublayers, slices = 2, 5
+    # Constant from face to face, so that nothing is left to interpolation.
+    solid = np.repeat(rng.uniform(0.1, 0.9, (1, 32, 32)), 9, 0).astype(np.float32)
+    specimen = make_specimen(np.repeat(solid[:8], 2, 0), voxel_nm=(5.0, 4.0, 4.0))
+    sizes = dict(num_slices=slices, sublayers=sublayers)
+    wanted = fibsim.expected_stack(specimen, instrument, below_slices=3, **sizes)
+    # The chords that the specimen itself has, which are not those of a label.
+    surfaces = np.abs(np.diff(solid, axis=2)).mean((1, 2)), solid.mean((1, 2))
+    found = jax.jit(expected_faces, static_argnames=("num_slices", "sublayers"))(
+        jnp.asarray(level_field(solid, "linear")),
+        instrument,
+        nominal_milling(instrument, solid.shape),
+        surfaces=tuple(jnp.asarray(v) for v in surfaces),
+        **sizes,
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=0.05)
+    assert np.std(wanted) > 5
+
+
+def test_gain_and_range_come_back_and_flicker_is_seen(recorded, instrument):
+    stack, truth, milling = recorded
+    wrong = replace_by_name(
+        instrument,
+        {
+            "detector.gain": instrument.detector.gain * jnp.asarray([0.7, 1.3]),
+            "interaction.range_scale": instrument.interaction.range_scale * 1.6,
+        },
+    )
+    steps = []
+    result = regress_instrument(
+        stack,
+        truth,
+        wrong,
+        unknowns=FREE,
+        settings=SETTINGS,
+        optimiser=optax.adam(optax.cosine_decay_schedule(0.08, 40, 0.05)),
+        progress=lambda step, total, loss: steps.append((step, total)),
+    )
+    assert steps == [(i, 46) for i in range(1, 47)] and result.loss.shape == (46,)
+    gain = np.asarray(result.instrument.detector.gain / instrument.detector.gain)
+    np.testing.assert_allclose(gain, 1.0, atol=0.12)
+    assert abs(np.log(float(result.instrument.interaction.range_scale))) < 0.25
+    # Not chi^2: each is in units of its own noise, which is fitted, too.
+    assert np.all(result.fitted.explained > 0.9)
+    assert np.all(result.fitted.misfit_grey < result.start.misfit_grey)
+    counted = result.weights > 0
+    pair = np.asarray(milling.brightness)[counted], np.asarray(result.milling.brightness)[counted]
+    assert np.corrcoef(*pair)[0, 1] > 0.8
+    again = stack_residual(
+        stack,
+        truth,
+        result.instrument,
+        milling=result.milling,
+        settings=dataclasses.replace(SETTINGS, interpolation=result.interpolation),
+    )
+    np.testing.assert_allclose(again.chi2, result.fitted.chi2, rtol=1e-3)
+
+
+def test_a_wrong_volume_explains_less(recorded, instrument):
+    stack, truth, _ = recorded
+    right = stack_residual(stack, truth, instrument, settings=SETTINGS)
+    wrong = stack_residual(stack, truth[:, :, ::-1], instrument, settings=SETTINGS)
+    assert np.all(right.explained > 0.8) and np.all(wrong.explained < 0.2)
+    assert np.all(right.misfit_grey < 0.5 * wrong.misfit_grey)
+
+
+def test_face_surfaces_counts_steps_of_the_label():
+    volume = np.zeros((2, 4, 5))
+    volume[0, :, 2:] = 0.8
+    surfaces, fraction = face_surfaces(volume)
+    np.testing.assert_allclose(surfaces, [0.25, 0.0])
+    np.testing.assert_allclose(fraction, [0.6, 0.0], rtol=1e-6)
+
+
+def test_bad_input_is_named(recorded, instrument):
+    stack, truth, _ = recorded
+    with pytest.raises(InputError, match="segmentation of this stack"):
+        regress_instrument(stack, truth[:-1], instrument)
+    with pytest.raises(InputError, match=r"0\.0 % solid"):
+        regress_instrument(stack, 0 * truth, instrument)
+    with pytest.raises(InputError, match="interpolation is 'cubic'"):
+        settings = RegressionSettings(interpolation="cubic")
+        regress_instrument(stack, truth, instrument, settings=settings)
+    with pytest.raises(InputError, match="1 channels but the stack 2"):
+        regress_instrument(stack, truth, make_instrument(beam_kev=[1.0]))
+    single = dataclasses.replace(stack, images=stack.images[:, :1])
+    with pytest.raises(InputError, match="single slice"):
+        regress_instrument(single, truth[:1], instrument)
