@@ -327,34 +327,33 @@ class Calibrate:
 
 @dataclasses.dataclass(frozen=True)
 class Milling:
-    """Find the thickness, drift and flicker of every slice from the images alone."""
+    """Find thickness, drift and flicker of every slice from the images alone; put slices back.
+
+    Writes milling.csv and milling.png and, if asked, the stack with its slices put back.
+    """
 
     stack: tyro.conf.Positional[Path]
     """Folder, file or NAME of the stack."""
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("milling")
     """Folder to write; must not hold anything yet."""
     reposition: bool = False
-    """Whether to write the stack with its slices put back, on an even grid."""
+    """Also write the stack with drift undone and on an even grid of depths, in a folder
+    repositioned/ that is itself a stack."""
     interpolation: Literal["nearest", "linear", "cubic"] = "linear"
-    """Between the two slices around a depth."""
+    """Between the slices above and below a depth; nearest leaves the noise as it is."""
     options: Options = dataclasses.field(default_factory=StackOptions)
 
     def run(self) -> None:
-        from fibsim import io
-
-        io.require_new_folder(self.out)
-        stack = io.read_stack(self.stack, overrides=self.options.overrides())
         from fibsim.milling_command import milling_to_folder
 
-        for warning in stack.warnings:
-            announce(f"warning: {warning}")
         milling_to_folder(
-            stack,
+            self.stack,
             self.out,
+            overrides=self.options.overrides(),
             repositioned=self.reposition,
             interpolation=self.interpolation,
             announce=announce,
-            progress=lambda done, total, text: announce(f"{text} ({done} of {total})"),
+            progress=progress_bar("milling", compiles=False),
         )
 
 

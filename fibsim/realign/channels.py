@@ -45,7 +45,7 @@ def _coarse(images: np.ndarray) -> np.ndarray:
         spectra = periodic_spectrum(images[:, k].astype(float))
         for c in range(1, count):
             correlation = np.fft.ifft2(spectra[c] * spectra[0].conj()).real
-            seen[c, k] = correlation_peak(correlation)
+            seen[c, k], _ = correlation_peak(correlation)
     seen -= np.median(seen, axis=1, keepdims=True)
     seen[np.abs(seen).max(2) < 1] = 0.0  # small ones are found better by what follows
     return seen - seen.mean(0)

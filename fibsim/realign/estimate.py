@@ -1,8 +1,9 @@
 """Milling recovered from the recorded images alone: no labels, no fitted instrument."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -14,9 +15,9 @@ from fibsim.realign.coarse import coarse_displacements, displacement_sizes
 from fibsim.realign.features import bin_pixels, binning_for, bright_contrast, local_contrast
 from fibsim.realign.posterior import combine
 from fibsim.realign.tiles import cut_tiles
-from fibsim.realign.window import Unknowns, solve_window
+from fibsim.realign.window import STEPS, Unknowns, solve_window
 
-__all__ = ["MillingEstimate", "estimate_milling"]
+__all__ = ["MillingEstimate", "check_images", "estimate_milling"]
 
 _FEWEST_SLICES, _SMALLEST_SIDE = 8, 48
 # Longer stacks are solved in windows of this many slices, which share some with the next.
@@ -40,6 +41,7 @@ class MillingEstimate:
         drift_nm, drift_se_nm: displacement (y, x) of each image; ``(slice, 2)``.
         channel_drift_nm: displacement of each channel beside that, against the mean over
             channels and over slices; ``(channel, slice, 2)``.
+        channel_drift_se_nm: its standard error along y and x; the same for all.
         brightness: factor on the signal against its smooth trend; ``(channel, slice)``.
         jitter: standard deviation of the thickness over nominal, without the estimate's error.
         jitter_range: its central 95 %.
@@ -51,6 +53,7 @@ class MillingEstimate:
     drift_nm: Float[np.ndarray, "slice 2"]
     drift_se_nm: Float[np.ndarray, "slice 2"]
     channel_drift_nm: Float[np.ndarray, "channel slice 2"]
+    channel_drift_se_nm: Float[np.ndarray, " 2"]
     brightness: Float[np.ndarray, "channel slice"]
     jitter: float
     jitter_range: tuple[float, float]
@@ -63,7 +66,18 @@ class MillingEstimate:
         return np.concatenate([[0.0], np.cumsum(self.thickness_nm[:-1])])
 
 
-def _check(images: np.ndarray, slice_nm: float, pixel_nm: float, tilt_deg: float | None) -> None:
+def check_images(
+    images: np.ndarray,
+    *,
+    slice_nm: float,
+    pixel_nm: float,
+    tilt_deg: float | None = None,
+    channels: Sequence[str] = (),
+) -> None:
+    """Raise an `InputError` if `estimate_milling` could do nothing with a stack.
+
+    Arguments as there; ``channels`` are names to call the channels by.
+    """
     if images.ndim != 4:
         raise InputError(f"images have shape {images.shape}, expected (channel, slice, y, x).")
     _, slices, y, x = images.shape
@@ -75,7 +89,7 @@ def _check(images: np.ndarray, slice_nm: float, pixel_nm: float, tilt_deg: float
     if min(y, x) < _SMALLEST_SIDE:
         raise InputError(
             f"the images have {x} x {y} pixels; at least {_SMALLEST_SIDE} along either side are "
-            "needed."
+            "needed to compare structure from slice to slice."
         )
     for name, value in (("slice_nm", slice_nm), ("pixel_nm", pixel_nm)):
         if not (math.isfinite(value) and value > 0):
@@ -85,13 +99,16 @@ def _check(images: np.ndarray, slice_nm: float, pixel_nm: float, tilt_deg: float
     if not np.issubdtype(images.dtype, np.number) or np.iscomplexobj(images):
         raise InputError(f"images have dtype {images.dtype}, expected real numbers.")
     for c, channel in enumerate(images):
+        name = (channels[c] if channels else "") or f"number {c}"
         if not np.all(np.isfinite(channel)):
-            raise InputError(f"channel {c} holds values that are not finite; remove them first.")
+            raise InputError(
+                f"channel {name} holds values that are not finite; replace them by numbers first."
+            )
         flat = np.nonzero(np.ptp(channel.reshape(slices, -1), axis=1) == 0)[0]
         if len(flat):
             raise InputError(
-                f"slice {flat[0]} of channel {c} has one grey value everywhere; leave the channel "
-                "or the slice out."
+                f"slice {flat[0]} of channel {name} has one grey value everywhere; leave the "
+                "channel or the slice out."
             )
 
 
@@ -99,7 +116,7 @@ def _windows(slices: int) -> list[tuple[int, int]]:
     """First slice and end of every window, all of about equal length."""
     count = max(math.ceil((slices - _SHARED) / (_WINDOW - _SHARED)), 1)
     edges = np.linspace(0, slices - _SHARED, count + 1).round().astype(int)
-    return [(int(a), int(b) + _SHARED) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [(int(a), int(b) + _SHARED) for a, b in itertools.pairwise(edges)]
 
 
 def estimate_milling(
@@ -131,7 +148,7 @@ def estimate_milling(
         slice_nm: nominal thickness, the mean of the result.
         pixel_nm: side of a pixel.
         tilt_deg: angle between beam and slice normal; guessed from the images if not given.
-        progress: called with (done, total, text) after every window.
+        progress: called with (done, total, text) as the work goes on.
 
     Raises:
         InputError: fewer than 8 slices or 48 pixels, a constant slice, or values out of range.
@@ -139,7 +156,7 @@ def estimate_milling(
     from fibsim.fit.first_guess import guess_feature_nm, guess_tilt_deg
 
     images = np.asarray(images)
-    _check(images, slice_nm, pixel_nm, tilt_deg)
+    check_images(images, slice_nm=slice_nm, pixel_nm=pixel_nm, tilt_deg=tilt_deg)
     count, slices = images.shape[:2]
     if tilt_deg is None:
         tilt_deg = guess_tilt_deg(images.astype(np.float32), pixel_nm, slice_nm)
@@ -150,22 +167,29 @@ def estimate_milling(
     lean_px = slice_nm * math.tan(math.radians(tilt_deg)) / pixel
 
     everything = np.stack([local_contrast(channel) for channel in binned])
-    channel_px = np.zeros((count, slices, 2))
+    channel_px, channel_error = np.zeros((count, slices, 2)), np.zeros(2)
     if count > 1:
         tiles = cut_tiles(everything, np.zeros((slices, 2), int), halves=2)
-        channel_px, _ = channel_displacements(everything, tiles)
+        channel_px, channel_error = channel_displacements(everything, tiles)
     coarse_px = coarse_displacements(everything)
-    start_px, size_px = displacement_sizes(coarse_px)
+    start_px, size = displacement_sizes(coarse_px)
     bright = np.stack([bright_contrast(channel) for channel in binned])
     solutions = []
     windows = _windows(slices)
-    for done, (first, end) in enumerate(windows, 1):
+    total = STEPS * len(windows)
+    done = itertools.count(1)
+    for first, end in windows:
         part = slice(first, end)
+
+        def report(text=f"slices {first} to {end - 1}"):
+            if progress is not None:
+                progress(next(done), total, text)
+
         local = Unknowns(end - first).remove_fixed(start_px[part])
-        solution = solve_window(bright[:, part], local, size_px, lean_px, channel_px[:, part])
+        solution = solve_window(
+            bright[:, part], local, size, lean_px, channel_px[:, part], progress=report
+        )
         solutions.append((first, solution))
-        if progress is not None:
-            progress(done, len(windows), f"slices {first} to {end - 1}")
     found = combine(solutions, slices)
     unknowns = Unknowns(slices)
     thickness, drift = unknowns.split(found.value)
@@ -176,6 +200,7 @@ def estimate_milling(
         drift_nm=pixel * drift,
         drift_se_nm=pixel * drift_se,
         channel_drift_nm=pixel * channel_px,
+        channel_drift_se_nm=pixel * channel_error,
         brightness=relative_brightness(images),
         jitter=found.jitter,
         jitter_range=found.jitter_range,

@@ -1,4 +1,4 @@
-"""What is compared of an image: local contrast of its brighter half, at the size of its features."""
+"""What is compared of an image: local contrast of its brighter half, at its features' size."""
 
 import numpy as np
 from jaxtyping import Float

@@ -43,9 +43,7 @@ class Tiles:
     def part(self, used: Bool[np.ndarray, " mode"]) -> "Tiles":
         """Some of the modes; some of every bin."""
         start = np.concatenate([[0], np.cumsum(np.add.reduceat(used, self.start[:-1], dtype=int))])
-        return Tiles(
-            value=self.value[..., used], qy=self.qy[used], qx=self.qx[used], start=start
-        )
+        return Tiles(value=self.value[..., used], qy=self.qy[used], qx=self.qx[used], start=start)
 
     @property
     def fold(self) -> Int[np.ndarray, " mode"]:
