@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from fibsim import io
-from fibsim.errors import InputError
 from fibsim.io.stack_yaml import MATERIAL_KEYS, stack_yaml_text
 from fibsim.io.table_file import is_table_name
 from fibsim.realign import MillingEstimate, check_images, estimate_milling, findings, reposition
@@ -97,8 +96,7 @@ def milling_to_folder(
     """Do ``fibsim milling``; see its help for the arguments.
 
     Raises:
-        InputError: the folder is not empty, the stack cannot be read or is too small, or two
-            channels of one voltage and detector could not be written apart.
+        InputError: the folder is not empty, or the stack cannot be read or is too small.
     """
     io.require_new_folder(out)
     stack = io.read_stack(path, overrides=overrides)
@@ -109,13 +107,7 @@ def milling_to_folder(
         tilt_deg=stack.tilt_deg,
         channels=[channel.name for channel in stack.channels],
     )
-    kinds = [(channel.beam_kev, channel.detector) for channel in stack.channels]
     if repositioned:
-        if len(set(kinds)) < len(kinds):
-            raise InputError(
-                "two channels have the same voltage and detector, so their repositioned images "
-                "would have the same name; choose one with --channels."
-            )
         io.require_space(out, stack.images.nbytes)
     for warning in stack.warnings:
         announce(f"warning: {warning}")

@@ -44,7 +44,10 @@ def findings(estimate: MillingEstimate) -> list[str]:
         )
         lines.append(f"drift between channels {between:.3f} pixels rms, known to {known:.3f}")
     flicker = 100 * (estimate.brightness - 1).std(axis=1)
-    lines.append(f"brightness flicker {', '.join(f'{v:.1f}' for v in flicker)} % per channel")
+    lines.append(
+        f"brightness flicker {', '.join(f'{v:.1f}' for v in flicker)} % per channel, of which "
+        "what the slices show makes about 1"
+    )
     for k in _outliers(estimate.thickness_nm[:-1]):
         lines.append(
             f"look at slices {k} and {k + 1}: {estimate.thickness_nm[k]:.1f} nm lie between them"
