@@ -15,6 +15,9 @@ from fibsim.stack import Stack
 
 __all__ = ["milling_table", "milling_to_folder"]
 
+# A fact that images tell nothing of, and milling needs not.
+_UNUSED = "No source states the material"
+
 
 def milling_table(estimate: MillingEstimate, channels: list[str]) -> str:
     """The text of ``milling.csv``: a row for every slice, displacements in pixels."""
@@ -110,7 +113,8 @@ def milling_to_folder(
     if repositioned:
         io.require_space(out, stack.images.nbytes)
     for warning in stack.warnings:
-        announce(f"warning: {warning}")
+        if not warning.startswith(_UNUSED):
+            announce(f"warning: {warning}")
     estimate = estimate_milling(
         stack.images,
         slice_nm=stack.slice_nm,
@@ -118,6 +122,8 @@ def milling_to_folder(
         tilt_deg=stack.tilt_deg,
         progress=progress,
     )
+    if stack.tilt_deg is None:
+        announce(f"tilt {estimate.tilt_deg:.0f} degrees, guessed from the images")
     for line in findings(estimate):
         announce(line)
     names = [c.name or f"{c.beam_kev:g}kV {c.detector}" for c in stack.channels]

@@ -214,6 +214,7 @@ def estimate_of(thickness_nm, drift_nm, channel_drift_nm):
         jitter_range=(0.0, 0.2),
         slice_nm=SLICE_NM,
         pixel_nm=PIXEL_NM,
+        tilt_deg=0.0,
     )
 
 

@@ -46,6 +46,7 @@ class MillingEstimate:
         jitter: standard deviation of the thickness over nominal, without the estimate's error.
         jitter_range: its central 95 %.
         slice_nm, pixel_nm: nominal voxel.
+        tilt_deg: between beam and slice normal, as given or as guessed from the images.
     """
 
     thickness_nm: Float[np.ndarray, " slice"]
@@ -59,6 +60,7 @@ class MillingEstimate:
     jitter_range: tuple[float, float]
     slice_nm: float
     pixel_nm: float
+    tilt_deg: float
 
     @property
     def position_nm(self) -> Float[np.ndarray, " slice"]:
@@ -139,7 +141,8 @@ def estimate_milling(
     10.1109/ICPR.2014.285, and Hanslovsky, Bogovic & Saalfeld 2017, doi
     10.1093/bioinformatics/btw794, do so with one curve of correlation over distance; here there
     is one for every spatial frequency, with its phase). Depths and displacements are those of
-    highest likelihood, shrunk by the share of error in them. What is compared is the local
+    highest likelihood (`fibsim.realign.window`), shrunk by the share of error in them
+    (`fibsim.realign.posterior`). What is compared is the local
     contrast of the brighter half of an image (`fibsim.realign.features`); standard errors follow
     from the scatter between parts of the images.
 
@@ -206,4 +209,5 @@ def estimate_milling(
         jitter_range=found.jitter_range,
         slice_nm=float(slice_nm),
         pixel_nm=float(pixel_nm),
+        tilt_deg=float(tilt_deg),
     )
