@@ -92,7 +92,7 @@ def displacement_sizes(
     walk = slowness(count)[1:]
     out, sizes = np.zeros_like(coarse_px), []
     for axis, error in enumerate(_STEP_PX):
-        seen = dct(coarse_px[:, axis], norm="ortho")
+        seen = np.asarray(dct(coarse_px[:, axis], norm="ortho"))
         steps = np.append(error, _SIZES_PX[_SIZES_PX > error])
         variance = _SIZES_PX[:, None, None] ** 2 + steps[:, None] ** 2 * walk
         likely = -0.5 * (np.log(variance) + seen[1:] ** 2 / variance).sum(2)

@@ -38,5 +38,5 @@ class DriftSize:
 
     def covariance(self, count: int) -> Float[np.ndarray, "count count"]:
         """Covariance of the displacements, in square pixels."""
-        cosine = dct(np.eye(count), norm="ortho", axis=0)
+        cosine = np.asarray(dct(np.eye(count), norm="ortho", axis=0))
         return (cosine.T * self.spectrum(count)) @ cosine

@@ -137,14 +137,13 @@ def estimate_milling(
         <u_j(q) u_k(q)*> = exp(-i q (d_j - d_k)) K_q(z_j - z_k)
 
     K comes from the stack's own power spectrum along z: how alike slices are at a distance, and
-    how what lies deep moves with the lean of the beam (Sporring et al. 2014, doi
-    10.1109/ICPR.2014.285, and Hanslovsky, Bogovic & Saalfeld 2017, doi
+    how what lies deep moves with the lean of the beam (Sporring et al. 2014,
+    Ambegoda et al. 2017, arXiv:2002.00228, and Hanslovsky, Bogovic & Saalfeld 2017, doi
     10.1093/bioinformatics/btw794, do so with one curve of correlation over distance; here there
     is one for every spatial frequency, with its phase). Depths and displacements are those of
     highest likelihood (`fibsim.realign.window`), shrunk by the share of error in them
-    (`fibsim.realign.posterior`). What is compared is the local
-    contrast of the brighter half of an image (`fibsim.realign.features`); standard errors follow
-    from the scatter between parts of the images.
+    (`fibsim.realign.posterior`). What is compared is the local contrast of the brighter half of an
+    image (`fibsim.realign.features`); standard errors follow from the scatter between its parts.
 
     Args:
         images: grey values of any scale, slice 0 milled first.

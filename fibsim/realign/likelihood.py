@@ -27,7 +27,7 @@ def displacement_terms(
     score = np.zeros((count, 2, images))
     for b, w in zip(tiles.bins, inverse, strict=True):
         v = value[:, :, b]
-        imaginary = -2 * (v.conj() * _apply(w, v)).imag
+        imaginary = -2 * np.imag(v.conj() * _apply(w, v))
         score[:, 0] += (imaginary @ tiles.qy[b]).T
         score[:, 1] += (imaginary @ tiles.qx[b]).T
     curvature = 2 * ((inverse * covariance.swapaxes(1, 2)).real - np.eye(images))
@@ -59,7 +59,7 @@ def depth_terms(
     product = slope @ inverse
     for b, w, a in zip(tiles.bins, inverse, slope, strict=True):
         weighted = _apply(w, value[:, :, b])
-        score[:, 0] += 2 * (_apply(a, weighted) * weighted.conj()).real.sum(2).T
+        score[:, 0] += 2 * np.real(_apply(a, weighted) * weighted.conj()).sum(2).T
     score[:, 0] -= 2 * np.einsum("b,bkk->k", modes, product).real
     both = product @ slope.conj().swapaxes(1, 2)
     terms = product * product.swapaxes(1, 2) + both * inverse.swapaxes(1, 2)

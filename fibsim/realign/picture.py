@@ -48,6 +48,9 @@ def draw_milling(estimate: MillingEstimate, channels: Sequence[str], path: Path)
     drift.set_ylabel("drift, pixels")
     drift.legend(fontsize=8, ncols=2)
 
+    own_error = 2 * float(estimate.channel_drift_se_nm.max()) / estimate.pixel_nm
+    for axes in between:
+        axes.axhspan(-own_error, own_error, color="0.7", alpha=0.2, lw=0)
     for c, name in enumerate(channels):
         for axes in between:
             own = estimate.channel_drift_nm[c] / estimate.pixel_nm

@@ -122,7 +122,7 @@ class _Likelihood:
         phase = mode_phases(self.tiles, shift - self.offsets)[:, None, :]
         if mix or self.mixed is None:
             self.mixed = factors(self.tiles.value * phase, self.tiles) * phase.conj()
-        score, information = 0.0, 0.0
+        score = information = np.zeros(())
         for own, ours, others in self.folds:
             for channel in self.mixed:
                 value = channel * phase
@@ -166,7 +166,7 @@ def _widening(terms: _Terms, unknowns: Unknowns) -> np.ndarray:
     deviation = (terms.score - terms.score.mean(0)) @ covariance
     for block, (factor, power) in zip(unknowns.blocks, _COMMON, strict=True):
         count = block.stop - block.start
-        cosine = dct(np.eye(count), norm="ortho", axis=0)
+        cosine = np.asarray(dct(np.eye(count), norm="ortho", axis=0))
         expected = np.einsum("mk,kl,ml->m", cosine, covariance[block, block], cosine)
         found = ((deviation[:, block] @ cosine.T) ** 2).sum(0) / (tiles - 1)
         slow = np.log(slowness(count))
