@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from fibsim.milling import Milling as Milling
     from fibsim.presets import make_instrument as make_instrument
     from fibsim.presets import preset as preset
+    from fibsim.realign import MillingEstimate as MillingEstimate
+    from fibsim.realign import estimate_milling as estimate_milling
+    from fibsim.realign import reposition as reposition
     from fibsim.simulate import Sample as Sample
     from fibsim.simulate import expected_stack as expected_stack
     from fibsim.simulate import sample_stack as sample_stack
@@ -54,6 +57,9 @@ _LAZY = {
     "Milling": ("fibsim.milling", "Milling"),
     "make_instrument": ("fibsim.presets", "make_instrument"),
     "preset": ("fibsim.presets", "preset"),
+    "MillingEstimate": ("fibsim.realign", "MillingEstimate"),
+    "estimate_milling": ("fibsim.realign", "estimate_milling"),
+    "reposition": ("fibsim.realign", "reposition"),
     "Sample": ("fibsim.simulate", "Sample"),
     "expected_stack": ("fibsim.simulate", "expected_stack"),
     "sample_stack": ("fibsim.simulate", "sample_stack"),

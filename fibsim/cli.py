@@ -368,6 +368,38 @@ class Calibrate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Milling:
+    """Find thickness, drift and flicker of every slice from the images alone; put slices back.
+
+    Writes milling.csv and milling.png and, if asked, the stack with its slices put back.
+    """
+
+    stack: tyro.conf.Positional[Path]
+    """Folder, file or NAME of the stack."""
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("milling")
+    """Folder to write; must not hold anything yet."""
+    reposition: bool = False
+    """Also write the stack with drift undone and on an even grid of depths, in a folder
+    repositioned/ that is itself a stack."""
+    interpolation: Literal["nearest", "linear", "cubic"] = "linear"
+    """Between the slices above and below a depth; nearest leaves the noise as it is."""
+    options: Options = dataclasses.field(default_factory=StackOptions)
+
+    def run(self) -> None:
+        from fibsim.milling_command import milling_to_folder
+
+        milling_to_folder(
+            self.stack,
+            self.out,
+            overrides=self.options.overrides(),
+            repositioned=self.reposition,
+            interpolation=self.interpolation,
+            announce=announce,
+            progress=progress_bar("milling", compiles=False),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Show versions, devices and memory, and run a tiny simulation as a check."""
 
@@ -407,6 +439,7 @@ def main(argv: list[str] | None = None) -> int:
         "fit": Fit,
         "compare": Compare,
         "design": Design,
+        "milling": Milling,
         "montecarlo": Montecarlo,
         "calibrate": Calibrate,
         "doctor": Doctor,

@@ -70,20 +70,21 @@ def announce(line: str) -> None:
     print(line, flush=True)
 
 
-def progress_bar(stage: str) -> Callable[[int, int, str], None]:
+def progress_bar(stage: str, *, compiles: bool = True) -> Callable[[int, int, str], None]:
     """A callback (done, total, text) that shows a bar; the first call takes the compilation."""
     from tqdm import tqdm
 
     started = time.perf_counter()
     state: dict = {"bar": None, "last": 0}
-    announce(f"{stage}: compiling (up to a minute the first time, seconds later)")
+    if compiles:
+        announce(f"{stage}: compiling (up to a minute the first time, seconds later)")
 
     def show(done: int, total: int, text: str) -> None:
         bar = state["bar"]
         if bar is None or done <= state["last"] or total != bar.total:
-            if bar is None:
+            if bar is None and compiles:
                 announce(f"{stage}: compiled in {time.perf_counter() - started:.0f} s")
-            else:
+            if bar is not None:
                 bar.close()
             bar = state["bar"] = tqdm(total=total, desc=stage, mininterval=1.0, initial=done - 1)
         bar.set_postfix_str(text, refresh=False)
