@@ -1,5 +1,6 @@
 """Shared fixtures. Compiled programs are kept beside pytest's own cache, also for subprocesses."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,6 +16,35 @@ def compiled_programs_are_kept():
     from fibsim.console import use_compilation_cache
 
     use_compilation_cache()
+
+
+@contextlib.contextmanager
+def _compiling_fast():
+    import jax
+
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    yield
+    del os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"]
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def compiled_fast():
+    """A module whose programs run a few times only: half the time to compile, slower to run.
+
+    Holds for commands that its tests start, too. Not for bits that users should find as tested.
+    """
+    with _compiling_fast():
+        yield
+
+
+@pytest.fixture
+def compiled_fast_once():
+    """`compiled_fast` for a single test."""
+    with _compiling_fast():
+        yield
 
 
 @pytest.fixture(scope="session")

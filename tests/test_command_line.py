@@ -21,6 +21,8 @@ from fibsim.cli import main as fibsim_main
 HERE = Path(__file__).parent
 STAGES = ["fit", "train", "adapt", "segment", "measure", "report"]
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 
 def call(*arguments, program="fibnet", **kwargs):
     script = [str(HERE / "tiny_cli.py")] if program == "fibnet" else ["-m", "fibsim.cli"]

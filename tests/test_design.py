@@ -22,6 +22,8 @@ SMALL = DesignSettings(
 )  # fmt: skip
 ONE, FIVE = Candidate(1.0, "SE"), Candidate(5.0, "SE")
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 
 @pytest.fixture(scope="module")
 def instrument():

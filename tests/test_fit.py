@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from fibsim.errors import InputError
@@ -16,11 +15,13 @@ from fibsim.fit import (
     default_unknowns,
     fit_instrument,
     grey_levels,
+    patch_distance,
     specimen_unknowns,
     standard_errors,
     statements,
     table_of_unknowns,
 )
+from fibsim.fit.descent import limited_adam
 from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
 from fibsim.fit.first_guess import guess_tilt_deg, noise_sd
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
@@ -114,6 +115,7 @@ def test_free_space_round_trip_and_prior():
     assert "geometry.tilt_deg" not in default_unknowns(tilt_known=True)
 
 
+@pytest.mark.usefixtures("compiled_fast_once")
 def test_short_fit_gets_closer_than_the_default(stack):
     """From an instrument of half the gain and another tilt."""
     start = make_instrument(beam_kev=[1.0, 5.0], tilt_deg=20.0)
@@ -133,36 +135,35 @@ def test_short_fit_gets_closer_than_the_default(stack):
     assert steps == list(range(1, 13)) and fit.loss.shape == (12,)
     assert fit.fitted_distance < 0.5 * fit.default_distance
     assert 0.2 < fit.specimen["solid_fraction"] < 0.6
+    # The same once more, by an optimiser and a distance that are handed in.
     again = fit_instrument(
         stack,
         key=jax.random.key(0),
-        settings=settings,
+        settings=dataclasses.replace(settings, steps=3),
         start=start,
+        optimiser=limited_adam(settings.learning_rate, 12),
+        distance=lambda real, simulated, key: patch_distance(real, simulated, 3, key),
     )
-    np.testing.assert_array_equal(fit.loss, again.loss)
+    np.testing.assert_array_equal(fit.loss[:3], again.loss)
 
 
 def test_moments_state_errors_that_hold(stack):
-    """Seven unknowns, the rest known; from a gain and a tilt that are wrong by many errors."""
+    """Five unknowns, the rest known, without a descent; the tilt starts many errors off."""
     start = make_instrument(beam_kev=[1.0, 5.0], tilt_deg=30.0)
     specimen = {"solid_fraction": 0.36, "ligament_nm": 30.0}
     table = default_unknowns(tilt_known=False) | specimen_unknowns(specimen)
-    names = ("detector.gain", "detector.offset", "noise.dose_electrons", "geometry.tilt_deg")
-    more = ("noise.read_grey", *(f"specimen.{name}" for name in specimen))
-    free = {name: table[name] for name in (*names, *more)}
-    steps = RefineSettings(rounds=7, steps=3, simulations=24, slope_simulations=2)
+    names = ("detector.gain", "geometry.tilt_deg")
+    free = {name: table[name] for name in (*names, *(f"specimen.{name}" for name in specimen))}
+    steps = RefineSettings(rounds=5, steps=3, simulations=24, slope_simulations=2)
     fit = fit_instrument(
         stack,
         key=jax.random.key(0),
         start=start,
         unknowns=free,
         settings=FitSettings(
-            steps=4, crop_px=48, crop_slices=4, sublayers=2, below_slices=9, refine=steps
+            steps=0, crop_px=48, crop_slices=4, sublayers=2, below_slices=9, refine=steps
         ),
-        optimiser=optax.adam(0.02),
-        distance=lambda real, simulated, key: jnp.mean((real.mean() - simulated.mean()) ** 2),
     )
-    print(fit.refinement.steps)
     assert fit.refinement.converged
     errors = standard_errors(fit)
     assert set(errors) == set(free) and errors["detector.gain"].shape == (2,)
@@ -174,7 +175,7 @@ def test_moments_state_errors_that_hold(stack):
     for name, value in specimen.items():
         assert abs(fit.specimen[name] - value) < 4 * errors[f"specimen.{name}"], name
     lines = table_of_unknowns(fit)
-    assert len(lines) == 1 + 11 and "detector.gain[1]" in lines[2]
+    assert len(lines) == 1 + 5 and "detector.gain[1]" in lines[2]
     assert all(sentence.endswith((".", "each.")) for sentence in statements(fit))
 
 

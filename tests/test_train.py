@@ -23,6 +23,8 @@ from fibsim.presets import make_instrument
 DATA = SimulatedData(slices=4, side_px=32, sublayers=2, below_slices=2)
 CONFIG = ModelConfig(channels=2, window=3, widths=(4, 8), fold=2)
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 
 @pytest.fixture(scope="module")
 def source():
