@@ -19,7 +19,7 @@ demo: $(STAMP)
 	$(BIN)/fibnet demo --out demo-out
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -10,6 +10,15 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("FIBSIM_CACHE", str(ROOT / ".pytest_cache" / "fibsim"))
 
 
+# The longest first: a file stays with one worker, and the last one should not wait for it.
+_LONGEST = ("command_line", "fit", "gradients", "adapt", "render", "slabs", "specimens", "phases")
+
+
+def pytest_collection_modifyitems(items):
+    rank = {f"test_{name}.py": number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_programs_are_kept():
     """The suite spends most of its time in XLA; workers and subprocesses share what it makes."""
