@@ -200,7 +200,7 @@ def test_suspicious_stacks_are_named(stack):
 
 def test_other_statements_are_suggested_only_if_far_better(stack):
     assert "swapped" in likely_swapped({(0, 1): 0.1}, 0.2, stack)[0]
-    assert likely_swapped({(0, 1): 0.19}, 0.2, stack) == likely_swapped({}, 0.2, stack) == []
+    assert likely_swapped({(0, 1): 0.197}, 0.2, stack) == likely_swapped({}, 0.2, stack) == []
     assert "tilt of -38 degrees" in likely_tilt({-38.0: 0.1, 0.0: 0.15}, 0.2, 38.0)[0]
     assert likely_tilt({-38.0: 0.3}, 0.2, 38.0) == []
 

@@ -333,15 +333,14 @@ def _doubts(problem, stack, grey, default, specimen, key, held_out) -> list[str]
         return held_out(match_contrast(instrument, grey, expected), specimen)
 
     stated, said = apart(default), []
-    order = np.argsort([channel.beam_kev for channel in stack.channels])
     swapped = {}
-    for a, b in itertools.pairwise(order):
+    for a, b in itertools.combinations(range(len(stack.channels)), 2):
         one, other = stack.channels[a], stack.channels[b]
         if one.beam_kev != other.beam_kev and one.detector == other.detector:
             energies = np.array(default.beam_kev)
             energies[[a, b]] = energies[[b, a]]
             energies = jnp.asarray(energies)
-            swapped[int(a), int(b)] = apart(dataclasses.replace(default, beam_kev=energies))
+            swapped[a, b] = apart(dataclasses.replace(default, beam_kev=energies))
     said += likely_swapped(swapped, stated, stack)
     if stack.tilt_deg is not None and stack.num_slices >= 4:
         guess = guess_tilt_deg(grey, stack.pixel_nm, stack.slice_nm)
