@@ -165,6 +165,10 @@ def run_command(
     except KeyboardInterrupt:
         print("stopped; call again to go on", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read the output (head, less) has gone; what is left to flush goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         name = f" ({error.filename})" if error.filename else ""
         print(f"error: {error.strerror or error}{name}; choose another place.", file=sys.stderr)

@@ -277,3 +277,16 @@ def test_doctor_names_versions_and_devices(capsys):
     assert fibsim_main(["doctor"]) == 0
     text = capsys.readouterr().out
     assert "jax" in text and "JAX device 0" in text and "test simulation" in text
+
+
+def test_a_reader_that_goes_away_is_no_error(stack):
+    """As in ``fibsim inspect stack | head -1``: silence, and the status of a broken pipe."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "fibsim.cli", "inspect", str(stack)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+    process.stderr.close()
