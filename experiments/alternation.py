@@ -68,7 +68,7 @@ from fibsim.instrument_file import InstrumentFile
 from fibsim.io import read_volume
 from fibsim.presets import make_instrument
 from fibsim.simulate_command import record
-from fibsim.stack import Channel, Stack
+from fibsim.stack import Stack, virtual_stack
 
 BEAM_KEV, TILT = (1.0, 2.0, 5.0), 38.0
 CONFIG = ModelConfig(channels=3, window=5, widths=(16, 32, 32), fold=2)
@@ -108,14 +108,7 @@ def case(name: str, seed: int) -> tuple[Stack, np.ndarray, Instrument]:
     faults = {k: jnp.asarray(v) for k, v in FAULTS.items()}
     lens = dataclasses.replace(lens, faults=dataclasses.replace(lens.faults, **faults))
     sample = record(lens, kind=kind, parameters=parameters, slices=32, side=112, seed=seed)
-    stack = Stack(
-        images=np.round(np.asarray(sample.images)).astype(np.uint8),
-        channels=tuple(Channel(beam_kev=e, name=f"{e:g}kV") for e in BEAM_KEV),
-        pixel_nm=4.0,
-        slice_nm=10.0,
-        tilt_deg=TILT,
-    )
-    return stack, np.asarray(sample.solid) > 0.5, lens
+    return virtual_stack(sample.images, lens), np.asarray(sample.solid) > 0.5, lens
 
 
 def settings_of(steps: int, rate: float) -> TrainSettings:

@@ -19,7 +19,7 @@ from fibsim.console import use_compilation_cache
 from fibsim.fit import draw_sample
 from fibsim.instrument import Instrument, leaves_by_name, replace_by_name
 from fibsim.presets import make_instrument
-from fibsim.stack import Channel, Stack
+from fibsim.stack import Stack, virtual_stack
 
 SPECIMEN = {"solid_fraction": jnp.asarray(0.36), "ligament_nm": jnp.asarray(32.0)}
 KEV = (1.0, 5.0)
@@ -50,9 +50,7 @@ def _images(key, instrument):
 
 def stack(key: jax.Array, instrument: Instrument) -> Stack:
     """A recording of a random specimen in whole grey values."""
-    channels = tuple(Channel(beam_kev=v, name=f"{v:g}kV") for v in KEV)
-    images = np.round(np.asarray(_images(key, instrument))).astype(np.uint8)
-    return Stack(images=images, channels=channels, pixel_nm=4.0, slice_nm=10.0)
+    return virtual_stack(_images(key, instrument), instrument)
 
 
 def compared(seed: int, real: Instrument, simulated: Instrument, stacks: int = 1) -> Comparison:

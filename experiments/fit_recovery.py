@@ -32,7 +32,7 @@ from fibsim.fit import (
     start_point,
 )
 from fibsim.presets import make_instrument
-from fibsim.stack import Channel, Stack
+from fibsim.stack import virtual_stack
 
 BEAM_KEV = (1.0, 2.0, 5.0)
 SHAPE, SLICE_NM, PIXEL_NM, TILT_DEG = (48, 128, 128), 10.0, 4.0, 38.0
@@ -76,14 +76,7 @@ def draw(seed: int):
         sublayers=3,
         below_slices=11,
     )
-    stack = Stack(
-        images=np.round(np.asarray(sample.images)).astype(np.uint8),
-        channels=tuple(Channel(beam_kev=kev, name=f"{kev:g}kV") for kev in BEAM_KEV),
-        pixel_nm=PIXEL_NM,
-        slice_nm=SLICE_NM,
-        tilt_deg=TILT_DEG,
-    )
-    return stack, truth
+    return virtual_stack(sample.images, instrument), truth
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ from fibsim.fit import (
     start_point,
 )
 from fibsim.presets import make_instrument
-from fibsim.stack import Channel, Stack
+from fibsim.stack import Stack, virtual_stack
 
 SHAPE, SLICE_NM, PIXEL_NM, TILT_DEG = (24, 96, 96), 10.0, 4.0, 38.0
 BEAM_KEV = (1.0, 2.0, 5.0)
@@ -73,13 +73,7 @@ def recorded(seed: int) -> Stack:
         instrument, specimen, key=jax.random.key(seed), kind="waves", shape=SHAPE,
         slice_nm=SLICE_NM, pixel_nm=PIXEL_NM, sublayers=3, below_slices=9,
     )  # fmt: skip
-    return Stack(
-        images=np.round(np.asarray(sample.images)).astype(np.uint8),
-        channels=tuple(Channel(beam_kev=kev, name=f"file {kev:g}kV") for kev in BEAM_KEV),
-        pixel_nm=PIXEL_NM,
-        slice_nm=SLICE_NM,
-        tilt_deg=TILT_DEG,
-    )
+    return virtual_stack(sample.images, instrument)
 
 
 def doubts(stack: Stack) -> tuple[str, ...]:

@@ -5,9 +5,7 @@ each is a function of the files that the stages before it left there, so that a 
 anywhere and go on later.
 """
 
-import csv
 import dataclasses
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -262,12 +260,11 @@ def measures_csv(results: dict[str, dict]) -> str:
             rows.setdefault((name, unit), {})[method] = value
         for name, value in content.get("scores", {}).items():
             rows.setdefault((name, ""), {})[method] = value
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["quantity", "unit", *results])
-    for (name, unit), values in rows.items():
-        table.writerow([name, unit, *(_number(values.get(m)) for m in results)])
-    return text.getvalue()
+    shown = (
+        [name, unit, *(_number(values.get(m)) for m in results)]
+        for (name, unit), values in rows.items()
+    )
+    return stack_io.csv_text([["quantity", "unit", *results], *shown])
 
 
 def _number(value: float | None) -> str:

@@ -22,7 +22,7 @@ from fibsim.fit import check_drawable
 from fibsim.instrument_file import InstrumentFile, load_instrument
 from fibsim.picture_file import write_picture
 from fibsim.provenance import versions
-from fibsim.stack import Channel, Stack
+from fibsim.stack import Stack, channels_of
 
 __all__ = ["compare_to_folder", "lines_of", "mapping_of"]
 
@@ -38,13 +38,9 @@ def _is_instrument(path: Path) -> bool:
 def _nominal(content: InstrumentFile, real: Stack) -> Stack:
     """What will be drawn, without its images: enough to check that it can be compared."""
     instrument = content.instrument
-    channels = (
-        Channel(beam_kev=float(kev), detector=detector)
-        for kev, detector in zip(instrument.beam_kev, instrument.detectors, strict=True)
-    )
     return Stack(
         images=real.images,
-        channels=tuple(channels),
+        channels=channels_of(instrument),
         pixel_nm=float(instrument.geometry.pixel_nm),
         slice_nm=float(instrument.geometry.slice_nm),
     )

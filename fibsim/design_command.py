@@ -1,8 +1,6 @@
 """The work behind ``fibsim design``: an instrument file into a ranking of what to record."""
 
-import csv
 import functools
-import io as text_io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -55,16 +53,14 @@ def lines_of(design: Design) -> list[str]:
 
 
 def _table(design: Design) -> str:
-    out = text_io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
+    rows = [
         ["total_exposure", "channels", "error", "standard_error", "more_than_best",
          "standard_error_of_that"]
-    )  # fmt: skip
+    ]  # fmt: skip
     for c in design.choices:
         numbers = (c.error, c.standard_error, *c.behind)
-        writer.writerow([f"{c.exposure:g}", str(c), *(f"{v:.5f}" for v in numbers)])
-    return out.getvalue()
+        rows.append([f"{c.exposure:g}", str(c), *(f"{v:.5f}" for v in numbers)])
+    return io.csv_text(rows)
 
 
 def _draw(design: Design, path: Path) -> None:

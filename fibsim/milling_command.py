@@ -1,8 +1,6 @@
 """The work behind ``fibsim milling``: table, picture, and the stack with its slices put back."""
 
-import csv
 import functools
-import io as text_io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,12 +44,9 @@ def milling_table(estimate: MillingEstimate, channels: list[str]) -> str:
             columns[f"{channel} drift_{name}_px"] = own[c, :, axis]
             columns[f"{channel} drift_{name}_se_px"] = np.full(own.shape[1], own_error[axis])
         columns[f"{channel} brightness"] = estimate.brightness[c]
-    buffer = text_io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    for row in zip(*columns.values(), strict=True):
-        writer.writerow([int(row[0]), *(f"{value:.4f}" for value in row[1:])])
-    return buffer.getvalue()
+    rows = zip(*columns.values(), strict=True)
+    shown = ([int(row[0]), *(f"{value:.4f}" for value in row[1:])] for row in rows)
+    return io.csv_text([columns, *shown])
 
 
 def _draw(estimate: MillingEstimate, channels: list[str], path: Path) -> None:

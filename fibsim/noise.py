@@ -31,13 +31,26 @@ from jaxtyping import Array, Float
 
 from fibsim.instrument import Instrument
 
-__all__ = ["channel_noise", "log_likelihood", "noise_skewness", "noise_variance", "sample_grey"]
+__all__ = [
+    "channel_noise",
+    "log_likelihood",
+    "noise_skewness",
+    "noise_variance",
+    "sample_grey",
+    "unsaturated_grey",
+]
 
 _DARK = 1e-6
 # Less than this is normal for all purposes; q = 0 would divide by zero.
 _LEAST_SKEWNESS = 3e-3
 # Beyond it m3 is that of a fraction of an electron, and the law has no meaning.
 _MOST_SKEWNESS = 3.0
+
+
+def _bright_power(mean: Array, gain, offset, exponent) -> Array:
+    """``((mean - offset) / gain)^exponent``, and 0 near zero, where its slope would be infinite."""
+    bright = (mean - offset) / gain
+    return jnp.where(bright > _DARK, jnp.maximum(bright, _DARK) ** exponent, 0.0)
 
 
 def noise_variance(
@@ -50,9 +63,7 @@ def noise_variance(
     gamma: Float[Array, ""] | float = 1.0,
 ) -> Array:
     """Variance of the grey value before saturation, see the module docstring."""
-    bright = (mean - offset) / gain
-    # Away from zero, where the power's slope is infinite.
-    power = jnp.where(bright > _DARK, jnp.maximum(bright, _DARK) ** (2.0 - 1.0 / gamma), 0.0)
+    power = _bright_power(mean, gain, offset, 2.0 - 1.0 / gamma)
     return gamma**2 * gain**2 * power / dose_electrons + read_grey**2
 
 
@@ -67,8 +78,7 @@ def noise_skewness(
     gamma: Float[Array, ""] | float = 1.0,
 ) -> Array:
     """Skewness of the grey value before saturation, ``m3 / v^(3/2)``; 0 at least."""
-    bright = (mean - offset) / gain
-    power = jnp.where(bright > _DARK, jnp.maximum(bright, _DARK) ** (3.0 - 2.0 / gamma), 0.0)
+    power = _bright_power(mean, gain, offset, 3.0 - 2.0 / gamma)
     third = gamma**3 * gain**3 * power * (bunching + 3 * (gamma - 1)) / dose_electrons**2
     return jnp.maximum(third, 0.0) / jnp.maximum(variance, 1e-12) ** 1.5
 
@@ -99,6 +109,21 @@ def _shape(skewness: Array | float) -> tuple[Array, Array]:
     return jnp.sqrt(jnp.log1p(q * q)), q
 
 
+def unsaturated_grey(
+    mean: Float[Array, "..."],
+    variance: Float[Array, "..."],
+    skewness: Float[Array, "..."] | float = 0.0,
+    *,
+    key: jax.Array,
+) -> Array:
+    """`sample_grey` before it is cut off."""
+    # The root of a zero variance would have an infinite gradient.
+    sigma = jnp.sqrt(jnp.maximum(variance, 1e-12))
+    b, q = _shape(skewness)
+    z = jax.random.normal(key, mean.shape, mean.dtype)
+    return mean + sigma * jnp.expm1(b * (z - b / 2)) / q
+
+
 def sample_grey(
     mean: Float[Array, "..."],
     variance: Float[Array, "..."],
@@ -112,11 +137,7 @@ def sample_grey(
     Differentiable in mean, variance and skewness (the noise is reparametrised), unlike a Poisson
     draw, whose gradient JAX silently takes as zero.
     """
-    # The root of a zero variance would have an infinite gradient.
-    sigma = jnp.sqrt(jnp.maximum(variance, 1e-12))
-    b, q = _shape(skewness)
-    z = jax.random.normal(key, mean.shape, mean.dtype)
-    return jnp.clip(mean + sigma * jnp.expm1(b * (z - b / 2)) / q, 0.0, white_level)
+    return jnp.clip(unsaturated_grey(mean, variance, skewness, key=key), 0.0, white_level)
 
 
 def _normal_quantile(

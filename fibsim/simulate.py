@@ -15,7 +15,7 @@ from fibsim.instrument import Geometry, Instrument
 from fibsim.interaction import channel_coefficients
 from fibsim.layers import Cuts, phase_shares, plan_cuts, slices_of_steps, texture_of
 from fibsim.milling import Milling, displace, nominal_milling, sample_milling
-from fibsim.noise import channel_noise, sample_grey
+from fibsim.noise import channel_noise, sample_grey, unsaturated_grey
 from fibsim.resample import average_depth, depth_weights, map_slices
 from fibsim.specimens.specimen import Specimen, phase_fractions
 
@@ -197,15 +197,17 @@ def _expected_stack(
     return jnp.moveaxis(grey[:num_slices], 1, 0)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="saturated")
 def add_noise(
     expected: Float[Array, "channel slice y x"],
     instrument: Instrument,
     *,
     key: jax.Array,
     first: int | Array = 0,
+    saturated: bool = True,
 ) -> Array:
-    """Draw noisy, saturated grey values around the expected ones (see `fibsim.noise`).
+    """Draw noisy grey values around the expected ones (see `fibsim.noise`), cut off at black and
+    white if ``saturated``.
 
     The noise of a slice depends on the key and on the slice's number in the run alone: slabs of a
     run, of which ``first`` is the number of the first slice, get the noise of the whole to the bit.
@@ -216,6 +218,8 @@ def add_noise(
         number, mean = inputs
         own = jax.random.fold_in(key, number)
         variance, skewness = channel_noise(mean, instrument)
+        if not saturated:
+            return unsaturated_grey(mean, variance, skewness, key=own)
         return sample_grey(mean, variance, white, skewness, key=own)
 
     by_slice = jnp.moveaxis(expected, 1, 0)

@@ -1,10 +1,14 @@
 """The recorded stack: images, what each channel is, voxel size, and where every fact came from."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["Channel", "Stack"]
+if TYPE_CHECKING:
+    from fibsim.instrument import Instrument
+
+__all__ = ["Channel", "Stack", "channels_of", "virtual_stack"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,3 +71,31 @@ class Stack:
     def voxel_nm(self) -> tuple[float, float, float]:
         """Voxel size (z, y, x) in nm."""
         return (self.slice_nm, self.pixel_nm, self.pixel_nm)
+
+
+def channels_of(instrument: "Instrument") -> tuple[Channel, ...]:
+    """What an instrument records, unnamed."""
+    return tuple(
+        Channel(beam_kev=float(kev), detector=detector)
+        for kev, detector in zip(instrument.beam_kev, instrument.detectors, strict=True)
+    )
+
+
+def virtual_stack(images: np.ndarray, instrument: "Instrument") -> Stack:
+    """Simulated grey values of 0 to 255 as bytes, with the facts that the instrument knows.
+
+    Args:
+        images: ``(channel, slice, y, x)``, as `fibsim.sample_stack` gives them.
+        instrument: that recorded them.
+    """
+    geometry = instrument.geometry
+    return Stack(
+        images=np.round(np.asarray(images)).astype(np.uint8),
+        channels=tuple(
+            dataclasses.replace(channel, name=f"{channel.beam_kev:g}kV")
+            for channel in channels_of(instrument)
+        ),
+        pixel_nm=float(geometry.pixel_nm),
+        slice_nm=float(geometry.slice_nm),
+        tilt_deg=float(geometry.tilt_deg),
+    )

@@ -15,7 +15,7 @@ from fibsim.material_file import save_materials
 from fibsim.materials import Material
 from fibsim.simulate import Sample
 from fibsim.slabs import SampledSlab
-from fibsim.stack import Channel
+from fibsim.stack import channels_of
 
 __all__ = ["write_sample", "write_slabs"]
 
@@ -60,11 +60,7 @@ def write_slabs(
     """
     geometry = instrument.geometry
     voxel = (float(geometry.slice_nm), float(geometry.pixel_nm), float(geometry.pixel_nm))
-    channels = [
-        Channel(beam_kev=float(e), detector=d)
-        for e, d in zip(instrument.beam_kev, instrument.detectors, strict=True)
-    ]
-    files = [*io.stack_files(folder, channels), folder / "truth.tif"]
+    files = [*io.stack_files(folder, channels_of(instrument)), folder / "truth.tif"]
     io.require_space(folder, len(files) * math.prod(shape))
     white = np.asarray(instrument.noise.white_level)
     pores, several = 0, False

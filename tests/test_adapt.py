@@ -1,6 +1,7 @@
 """The alternation: volumes as specimens, and rounds that go on."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -23,7 +24,7 @@ from fibsim.io import read_volume
 from fibsim.presets import make_instrument
 from fibsim.simulate_command import record
 from fibsim.specimens import make
-from fibsim.stack import Channel, Stack
+from fibsim.stack import virtual_stack
 
 DATA = SimulatedData(slices=4, side_px=32, sublayers=2, below_slices=2)
 VOXEL = (10.0, 4.0, 4.0)
@@ -104,14 +105,8 @@ def problem(source):
     sample = record(
         source.instrument, kind="waves", parameters=SPECIMEN, slices=10, side=64, seed=1
     )
-    stack = Stack(
-        images=np.round(np.asarray(sample.images)).astype(np.uint8),
-        channels=(Channel(beam_kev=1.0, name="1kV"), Channel(beam_kev=5.0, name="5kV")),
-        pixel_nm=4.0,
-        slice_nm=10.0,
-        tilt_deg=38.0,
-        specimen="waves",
-    )
+    stack = virtual_stack(sample.images, source.instrument)
+    stack = dataclasses.replace(stack, specimen="waves")
     settings = AlternationSettings(
         rounds=2,
         train=TrainSettings(
@@ -140,21 +135,22 @@ def quiet(name):
     return lambda done, total, text: None
 
 
+def rounds(problem, segmenter, folder, progress=quiet):
+    stack, content, settings = problem
+    return alternate(
+        stack,
+        folder,
+        segmenter=segmenter,
+        content=content,
+        settings=settings,
+        seed=0,
+        progress=progress,
+    )
+
+
 def test_rounds_go_on_where_they_were_broken(problem, segmenter, tmp_path):
     """Broken in the training of the second round and once more after it, to the same result."""
-    stack, content, settings = problem
-
-    def run(folder, progress=quiet):
-        return alternate(
-            stack,
-            folder,
-            segmenter=segmenter,
-            content=content,
-            settings=settings,
-            seed=0,
-            progress=progress,
-        )
-
+    content, run = problem[1], functools.partial(rounds, problem, segmenter)
     whole, final, records = run(tmp_path / "whole")
     assert 1 <= len(records) <= 2
     for name in ("chi2", "explained"):
@@ -190,7 +186,7 @@ def test_rounds_go_on_where_they_were_broken(problem, segmenter, tmp_path):
 
 
 def test_a_network_that_explains_less_is_not_kept(problem, segmenter, tmp_path, monkeypatch):
-    stack, content, settings = problem
+    stack = problem[0]
     good = rounds_of._segment(segmenter, stack.images.astype(np.float32), quiet)
     calls = []
 
@@ -200,15 +196,7 @@ def test_a_network_that_explains_less_is_not_kept(problem, segmenter, tmp_path, 
         return good if len(calls) == 1 else good[:, :, ::-1].copy()
 
     monkeypatch.setattr(rounds_of, "_segment", segment)
-    last, _, records = alternate(
-        stack,
-        tmp_path,
-        segmenter=segmenter,
-        content=content,
-        settings=settings,
-        seed=0,
-        progress=quiet,
-    )
+    last, _, records = rounds(problem, segmenter, tmp_path)
     assert len(records) == 1 and not records[0]["kept"]
     assert last is segmenter
 
@@ -289,16 +277,8 @@ def test_the_stage_leaves_what_later_stages_use(problem, segmenter, tmp_path, mo
 
 
 def test_a_volume_of_one_phase_ends_the_rounds(problem, segmenter, tmp_path, monkeypatch):
-    stack, content, settings = problem
+    stack, content, _ = problem
     empty = np.zeros(stack.images.shape[1:], np.float32)
     monkeypatch.setattr(rounds_of, "_segment", lambda *_: empty)
-    last, same, records = alternate(
-        stack,
-        tmp_path,
-        segmenter=segmenter,
-        content=content,
-        settings=settings,
-        seed=0,
-        progress=quiet,
-    )
+    last, same, records = rounds(problem, segmenter, tmp_path)
     assert records == [] and last is segmenter and same is content

@@ -18,7 +18,7 @@ from fibsim.milling import nominal_milling
 from fibsim.presets import make_instrument
 from fibsim.simulate_command import record
 from fibsim.specimens import make_specimen
-from fibsim.stack import Channel, Stack
+from fibsim.stack import virtual_stack
 
 # Weak priors, since what the data say is tested; they are centred on a wrong start.
 SETTINGS = RegressionSettings(
@@ -55,13 +55,7 @@ def recorded(instrument):
         side=48,
         seed=2,
     )
-    stack = Stack(
-        images=np.round(np.asarray(sample.images)).astype(np.uint8),
-        channels=(Channel(beam_kev=1.0, name="1kV"), Channel(beam_kev=5.0, name="5kV")),
-        pixel_nm=4.0,
-        slice_nm=10.0,
-        tilt_deg=38.0,
-    )
+    stack = virtual_stack(sample.images, instrument)
     return stack, np.asarray(sample.solid), sample.milling
 
 

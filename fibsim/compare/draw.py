@@ -1,5 +1,6 @@
 """Simulated stacks of an instrument file, in the units in which the real one was recorded."""
 
+import dataclasses
 import math
 
 import jax
@@ -11,7 +12,7 @@ from fibsim.fit import check_drawable, draw_sample, slices_below
 from fibsim.fit.first_guess import WHITE
 from fibsim.instrument_file import InstrumentFile
 from fibsim.simulate import default_sublayers
-from fibsim.stack import Channel, Stack
+from fibsim.stack import Stack, channels_of
 
 __all__ = ["draw_stacks", "recorded_as"]
 
@@ -88,10 +89,8 @@ def draw_stacks(
 
     specimen = {name: jnp.asarray(value, float) for name, value in content.specimen.items()}
     channels = tuple(
-        Channel(beam_kev=float(kev), detector=detector, name=channel.name)
-        for kev, detector, channel in zip(
-            instrument.beam_kev, instrument.detectors, real.channels, strict=True
-        )
+        dataclasses.replace(own, name=channel.name)
+        for own, channel in zip(channels_of(instrument), real.channels, strict=True)
     )
     return [
         Stack(

@@ -13,6 +13,7 @@ from fibsim.design.examples import Examples, draw_examples
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument
 from fibsim.specimens import KINDS
+from fibsim.stack import channels_of
 
 __all__ = ["Choice", "Design", "DesignSettings", "check_choices", "rank_choices"]
 
@@ -215,12 +216,8 @@ def rank_choices(
         InputError: values out of range, or as `fibsim.design.recording`.
     """
     settings = settings or DesignSettings()
-    recorded = tuple(
-        Candidate(float(kev), name)
-        for kev, name in zip(instrument.beam_kev, instrument.detectors, strict=True)
-    )
     # Energies are stored as float32.
-    recorded = tuple(Candidate(round(c.beam_kev, 4), c.detector) for c in recorded)
+    recorded = tuple(Candidate(round(c.beam_kev, 4), c.detector) for c in channels_of(instrument))
     candidates = tuple(candidates)
     _check_settings(settings)
     check_choices(instrument, kind, candidates, exposures=exposures, most=most)

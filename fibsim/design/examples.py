@@ -19,8 +19,6 @@ _OWN_PX = (0.0, 1.0, 2.0, 4.0)
 _NEXT_PX = 1.0
 # How far to look up and down along y, where the leaning beam carries deep structure.
 _ALONG_Y = (-6, -3, 3, 6)
-# So large that grey values are not cut off: contrast and brightness would be set to avoid it.
-_UNBOUNDED = 1e6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +52,6 @@ class Examples:
                 noise,
                 dose_electrons=noise.dose_electrons * exposure,
                 read_grey=noise.read_grey / np.sqrt(exposure),
-                white_level=jnp.full_like(noise.white_level, _UNBOUNDED),
             ),
         )
         found = []
@@ -73,15 +70,8 @@ _draw = jax.jit(
 
 @jax.jit
 def _noisy(expected, instrument, key):
-    # Far above black, where nothing is cut off either.
-    level = _UNBOUNDED / 2
-    raised = dataclasses.replace(
-        instrument,
-        detector=dataclasses.replace(
-            instrument.detector, offset=instrument.detector.offset + level
-        ),
-    )
-    return add_noise(expected + level, raised, key=key) - level
+    # Not cut off: contrast and brightness would be set to avoid it.
+    return add_noise(expected, instrument, key=key, saturated=False)
 
 
 def _seen(images: Float[np.ndarray, "slice y x"]) -> Float[np.ndarray, "feature inner_pixel"]:

@@ -3,6 +3,7 @@
 from fibsim.io._files import (
     atomic_path,
     atomic_write_text,
+    csv_text,
     require_folder_of,
     require_new_folder,
     require_space,
@@ -23,6 +24,7 @@ __all__ = [
     "VolumeFile",
     "atomic_path",
     "atomic_write_text",
+    "csv_text",
     "fingerprint",
     "inspect_stack",
     "open_volume",

@@ -1,7 +1,9 @@
 """Paths: natural order, suggestions for misspelt names, and files that are written whole or not."""
 
 import contextlib
+import csv
 import difflib
+import io
 import os
 import re
 import shutil
@@ -14,6 +16,7 @@ __all__ = [
     "atomic_path",
     "atomic_write_text",
     "counted",
+    "csv_text",
     "natural_key",
     "require_exists",
     "require_folder_of",
@@ -109,6 +112,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows, the first of which holds the names of the columns, as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:

@@ -5,7 +5,7 @@ from jaxtyping import Complex, Float
 
 from fibsim.realign.coarse import correlation_peak
 from fibsim.realign.likelihood import displacement_terms
-from fibsim.realign.tiles import Tiles, periodic_spectrum
+from fibsim.realign.tiles import Tiles, mode_phases, periodic_spectrum
 
 __all__ = ["channel_displacements", "factors"]
 
@@ -66,7 +66,7 @@ def channel_displacements(
     shift = _coarse(images)
     error = np.zeros(2)
     for _ in range(_ROUNDS):
-        phase = np.exp(1j * (shift[..., :1] * tiles.qy + shift[..., 1:] * tiles.qx))
+        phase = mode_phases(tiles, shift)
         value = tiles.value * phase[:, :, None, :]
         flat = value.reshape(count, slices * pieces, modes)
         covariance = np.stack(

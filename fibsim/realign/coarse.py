@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from fibsim.realign.drift import DriftSize, slowness
+from fibsim.realign.drift import DriftSize, slowness, without_lean
 from fibsim.realign.tiles import periodic_spectrum
 
 __all__ = ["coarse_displacements", "correlation_peak", "displacement_sizes"]
@@ -67,10 +67,7 @@ def coarse_displacements(
             root = np.sqrt(weight)[:, None]
             shift[:, axis] = np.linalg.lstsq(design * root, seen[:, axis] * root[:, 0])[0]
             weight = trust / np.maximum(np.abs(seen[:, axis] - design @ shift[:, axis]), 0.2)
-    shift -= shift.mean(0)
-    ramp = np.arange(slices) - (slices - 1) / 2
-    shift[:, 0] -= ramp * (ramp @ shift[:, 0]) / (ramp @ ramp)
-    return shift
+    return without_lean(shift)
 
 
 def displacement_sizes(

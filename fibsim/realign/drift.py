@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.fft import dct
 
-__all__ = ["DriftSize", "slowness"]
+__all__ = ["DriftSize", "slowness", "without_lean"]
 
 
 def slowness(count: int) -> Float[np.ndarray, " count"]:
@@ -40,3 +40,12 @@ class DriftSize:
         """Covariance of the displacements, in square pixels."""
         cosine = np.asarray(dct(np.eye(count), norm="ortho", axis=0))
         return (cosine.T * self.spectrum(count)) @ cosine
+
+
+def without_lean(shift_px: Float[np.ndarray, "slice 2"]) -> Float[np.ndarray, "slice 2"]:
+    """Displacements (y, x) without what images cannot tell: no mean, and no trend along y, where a
+    constant drift looks as the lean of the beam does."""
+    ramp = np.arange(len(shift_px)) - (len(shift_px) - 1) / 2
+    out = shift_px - shift_px.mean(0)
+    out[:, 0] -= ramp * (ramp @ out[:, 0]) / (ramp @ ramp)
+    return out

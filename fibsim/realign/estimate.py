@@ -12,6 +12,7 @@ from fibsim.errors import InputError
 from fibsim.realign.brightness import relative_brightness
 from fibsim.realign.channels import channel_displacements
 from fibsim.realign.coarse import coarse_displacements, displacement_sizes
+from fibsim.realign.drift import without_lean
 from fibsim.realign.features import bin_pixels, binning_for, bright_contrast, local_contrast
 from fibsim.realign.posterior import combine
 from fibsim.realign.tiles import cut_tiles
@@ -187,7 +188,7 @@ def estimate_milling(
             if progress is not None:
                 progress(next(done), total, text)
 
-        local = Unknowns(end - first).remove_fixed(start_px[part])
+        local = without_lean(start_px[part])
         solution = solve_window(
             bright[:, part], local, size, lean_px, channel_px[:, part], progress=report
         )

@@ -143,14 +143,14 @@ def cut_tiles(
         cut = np.stack([seen[:, i : i + side, j : j + side] for i, j in places], axis=1)
         value[:, k] = periodic_spectrum(cut)[..., row, column] / side
     qy, qx = 2 * math.pi * row / side, 2 * math.pi * column / side
+    tiles = Tiles(value=value, qy=qy, qx=qx, start=start)
     if channel_px is not None:
-        angle = channel_px[..., :1] * qy + channel_px[..., 1:] * qx
-        value *= np.exp(1j * angle)[:, :, None, :]
-    return Tiles(value=value, qy=qy, qx=qx, start=start)
+        value *= mode_phases(tiles, channel_px)[:, :, None, :]
+    return tiles
 
 
 def mode_phases(
-    tiles: Tiles, shift_px: Float[np.ndarray, "slice 2"]
-) -> Complex[np.ndarray, "slice mode"]:
+    tiles: Tiles, shift_px: Float[np.ndarray, "*image 2"]
+) -> Complex[np.ndarray, "*image mode"]:
     """Factors that put back images displaced by ``shift_px``."""
-    return np.exp(1j * (shift_px[:, :1] * tiles.qy + shift_px[:, 1:] * tiles.qx))
+    return np.exp(1j * (shift_px[..., :1] * tiles.qy + shift_px[..., 1:] * tiles.qx))

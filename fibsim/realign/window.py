@@ -70,13 +70,6 @@ class Unknowns:
         fixed[3, self.blocks[1]] = np.arange(self.slices) - (self.slices - 1) / 2
         return np.linalg.svd(fixed)[2][4:].T
 
-    def remove_fixed(self, shift_px: Float[np.ndarray, "slice 2"]) -> Float[np.ndarray, "slice 2"]:
-        """Displacements without mean, and without a trend along y."""
-        ramp = np.arange(self.slices) - (self.slices - 1) / 2
-        out = shift_px - shift_px.mean(0)
-        out[:, 0] -= ramp * (ramp @ out[:, 0]) / (ramp @ ramp)
-        return out
-
     def split(self, vector: Float[np.ndarray, " size"]) -> tuple[np.ndarray, np.ndarray]:
         """Thickness anomalies ``(slice - 1,)`` and displacements ``(slice, 2)``."""
         thickness, y, x = (vector[block] for block in self.blocks)
