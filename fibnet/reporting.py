@@ -226,7 +226,7 @@ def write_reconstruction_report(job: "_Job") -> None:
             "fit steps": job.preset.fit_steps,
             "training steps": _training_steps(job),
             "rounds of the alternation, at most": job.rounds,
-            "network widths": job.preset.widths,
+            "network widths": ", ".join(map(str, job.preset.widths)),
             "slices seen at once": job.preset.window,
             "held-out distance of the stack to itself": facts["real_distance"],
         },

@@ -240,7 +240,6 @@ class Design:
         from fibsim.design_command import design_to_folder
 
         use_compilation_cache()
-        show = progress_bar("design")
         design_to_folder(
             self.instrument,
             self.out,
@@ -250,7 +249,7 @@ class Design:
             most=self.most,
             seed=self.seed,
             announce=announce,
-            progress=show,
+            progress=progress_bar,
         )
 
 

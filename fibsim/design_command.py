@@ -79,7 +79,7 @@ def design_to_folder(
     most: int,
     seed: int,
     announce: Callable[[str], None],
-    progress: Callable[[int, int, str], None],
+    progress: Callable[[str], Callable[[int, int, str], None]],
     settings: DesignSettings | None = None,
 ) -> None:
     """Do ``fibsim design``; see its help for the arguments.
@@ -113,7 +113,7 @@ def design_to_folder(
         exposures=exposures,
         most=most,
         settings=settings,
-        progress=progress,
+        progress=progress("design"),
     )
     for line in lines_of(design):
         announce(line)
