@@ -71,7 +71,7 @@ from fibsim.simulate_command import record
 from fibsim.stack import Stack, virtual_stack
 
 BEAM_KEV, TILT = (1.0, 2.0, 5.0), 38.0
-CONFIG = ModelConfig(channels=3, window=5, widths=(16, 32, 32), fold=2)
+CONFIG = ModelConfig(window=5, widths=(16, 32, 32), fold=2)
 DATA = SimulatedData(slices=8, side_px=64)
 FIRST, RETRAIN = 400, 250
 FAULTS = dict(thickness_sd=0.08, drift_nm=2.0, flicker_sd=0.02)

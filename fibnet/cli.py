@@ -1,4 +1,4 @@
-"""The ``fibnet`` command: reconstruct, train, segment, evaluate, demo."""
+"""The ``fibnet`` command: reconstruct, train, pretrain, segment, evaluate, demo."""
 
 import dataclasses
 import sys
@@ -19,6 +19,7 @@ from fibsim.console import (
 __all__ = ["main"]
 
 PresetName = Literal["quick", "standard", "best"]
+NetworkName = Literal["tiny", "small", "base", "large"]
 StageName = Literal["fit", "train", "adapt", "segment", "measure", "report"]
 Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
@@ -45,6 +46,8 @@ class Reconstruct:
     """Stages to run; finished ones are kept."""
     seed: int = 0
     """Decides every random draw."""
+    start: Path | None = None
+    """Network to begin the training from, of fibnet pretrain with the preset's architecture."""
     truth: Path | None = None
     """True label volume, used for scores in the table and nothing else."""
     options: Options = dataclasses.field(default_factory=StackOptions)
@@ -63,6 +66,7 @@ class Reconstruct:
             self.out,
             preset=self.preset,
             rounds=self.rounds,
+            start=self.start,
             seed=self.seed,
             stages=self.stages,
             truth=truth,
@@ -96,6 +100,9 @@ class Train:
     """Training steps, instead of the preset's."""
     window: int | None = None
     """Slices seen at once (odd), instead of the preset's; 1 for single slices."""
+    start: Path | None = None
+    """Network to begin from, of fibnet pretrain with the preset's architecture; takes a third of
+    the steps."""
     seed: int = 0
     """Decides weights and data."""
 
@@ -109,6 +116,7 @@ class Train:
             preset=self.preset,
             steps=self.steps,
             window=self.window,
+            start=self.start,
             seed=self.seed,
             progress=progress_bar("train"),
             announce=announce,
@@ -116,13 +124,45 @@ class Train:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """Train a general network, for any instrument, voltages and specimen: where the training for
+    a fitted instrument may begin (--start), and a first look at a stack without a fit."""
+
+    out: Out
+    """Folder for the network and the training log; call again to go on."""
+    network: NetworkName = "small"
+    """Architecture: tiny of the preset quick, small of standard, base of best."""
+    steps: int | None = None
+    """Training steps; 10000 if not given, hours on a CPU."""
+    seed: int = 0
+    """Decides weights and data."""
+
+    def run(self) -> None:
+        from fibnet.train_command import pretrain_to_folder
+
+        use_compilation_cache()
+        pretrain_to_folder(
+            self.out,
+            network=self.network,
+            steps=self.steps,
+            seed=self.seed,
+            progress=progress_bar("pretrain"),
+            announce=announce,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Segment:
-    """Segment a stack with a trained network: probability.tif and label.tif."""
+    """Segment a stack with a trained network: probability.tif and label.tif.
+
+    The stack may have some of the channels that the network was trained for, or any channels if
+    the network is a general one.
+    """
 
     stack: tyro.conf.Positional[Path]
     """Folder, file or NAME of the stack."""
     model: Path
-    """Folder that fibnet train or reconstruct wrote."""
+    """Folder that fibnet train, pretrain or reconstruct wrote."""
     out: Out
     """Folder for the volumes."""
     tile_px: int = 256
@@ -185,6 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = {
         "reconstruct": Reconstruct,
         "train": Train,
+        "pretrain": Pretrain,
         "segment": Segment,
         "evaluate": Evaluate,
         "demo": Demo,

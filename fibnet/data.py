@@ -1,7 +1,7 @@
 """Endless training data: random specimens recorded by instruments around the fitted one."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -26,7 +26,6 @@ __all__ = [
     "Source",
     "draw_stack",
     "draw_training_stack",
-    "grey_statistics",
     "source_from_file",
 ]
 
@@ -193,16 +192,3 @@ def draw_stack(
     )
     # Recorded stacks hold whole grey values.
     return jnp.round(sample.images), sample.solid
-
-
-def grey_statistics(
-    stacks: Sequence[Float[Array, "channel slice y x"]],
-) -> tuple[Float[Array, " channel"], Float[Array, " channel"]]:
-    """Mean and standard deviation per channel over some simulated stacks.
-
-    The constants that normalise both simulated and real images before the network: taken from
-    the simulation, they exist before any real image is read.
-    """
-    mean = jnp.stack([images.mean((1, 2, 3)) for images in stacks]).mean(0)
-    square = jnp.stack([(images**2).mean((1, 2, 3)) for images in stacks]).mean(0)
-    return mean, jnp.sqrt(jnp.maximum(square - mean**2, 1.0))

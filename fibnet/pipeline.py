@@ -20,10 +20,12 @@ from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack,
 from fibnet.metrics import scores
 from fibnet.model import ModelConfig
 from fibnet.morphology import as_rows, measure
+from fibnet.presets import NETWORKS, PRESETS, Preset
 from fibnet.segment import predict
-from fibnet.segmenter import load_segmenter, save_segmenter
+from fibnet.segmenter import Segmenter, load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
-from fibnet.train import PRESETS, Preset, train
+from fibnet.start import load_start, start_identity
+from fibnet.train import train
 from fibsim import io as stack_io
 from fibsim.errors import InputError
 from fibsim.fit import (
@@ -64,12 +66,14 @@ class _Job:
         preset_name: str,
         rounds: int,
         seed: int,
+        start: Segmenter | None,
         truth: np.ndarray | None,
         work: WorkFolder,
         progress: Callable[[str], Callable[[int, int, str], None]],
     ):
         self.stack, self.preset, self.preset_name = stack, preset, preset_name
         self.rounds, self.seed, self.truth = rounds, seed, truth
+        self.start = start
         self.work, self.progress = work, progress
         self.out = work.path
         self.grey = grey_levels(stack)
@@ -113,28 +117,26 @@ class _Job:
 
     # -- train -------------------------------------------------------------------------------
 
+    @property
+    def network(self) -> ModelConfig:
+        return network_for(self.preset, self.stack)
+
     def train(self) -> None:
         preset = self.preset
-        config = ModelConfig(
-            channels=self.stack.num_channels,
-            window=preset.window if self.stack.num_slices > 1 else 1,
-            widths=preset.widths,
-            blocks=preset.blocks,
-            fold=preset.fold,
-        )
-        settings = preset.train
-        if self.rounds:
+        settings = preset.train if self.start is None else preset.from_start
+        if self.rounds and self.start is None:
             settings = dataclasses.replace(settings, steps=preset.first_steps)
         # Rounds of an earlier network, if this stage runs once more.
         shutil.rmtree(self.adapted, ignore_errors=True)
         show = self.progress("train")
         segmenter = train(
             self.source(),
-            config,
+            self.network,
             folder=self.out / "training",
             seed=self.seed,
             settings=settings,
             data=preset.data,
+            start=self.start,
             progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
         )
         save_segmenter(self.out / "model", segmenter)
@@ -235,6 +237,14 @@ class _Job:
         write_reconstruction_report(self)
 
 
+def network_for(preset: Preset, stack: Stack) -> ModelConfig:
+    """The preset's architecture, for a single slice that of 2D."""
+    config = NETWORKS[preset.network]
+    if stack.num_slices == 1:
+        config = dataclasses.replace(config, window=1, volume=False)
+    return config
+
+
 def simulated_examples(
     source: Source, stack: Stack, *, seed: int, draw: Callable, number: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -283,6 +293,7 @@ def reconstruct(
     *,
     preset: str = "standard",
     rounds: int | None = None,
+    start: str | Path | None = None,
     seed: int = 0,
     stages: tuple[str, ...] = STAGES,
     truth: np.ndarray | None = None,
@@ -294,8 +305,10 @@ def reconstruct(
     Args:
         stack: what `fibsim.io.read_stack` gave.
         out: work folder; every stage's result is kept there.
-        preset: a name of `fibnet.train.PRESETS`.
+        preset: a name of `fibnet.presets.PRESETS`.
         rounds: most rounds of the alternation; the preset's if not given, 0 for none.
+        start: network that the training begins from, a folder that ``fibnet pretrain`` wrote
+            with the preset's architecture.
         seed: decides every random draw; the same seed gives the same volume.
         stages: which to run; a stage that is already finished is kept.
         truth: true label (slice, y, x), for scores only, after everything else is done.
@@ -306,9 +319,9 @@ def reconstruct(
         The result, or None where ``stages`` leaves out the last ones.
 
     Raises:
-        InputError: unknown preset or stage, bad number of rounds; a stack that cannot be fitted;
-            a stage whose forerunner is not finished; a work folder of another stack or setting; a
-            truth of another shape; a write that failed.
+        InputError: unknown preset or stage, bad number of rounds, a start of another architecture;
+            a stack that cannot be fitted; a stage whose forerunner is not finished; a work folder
+            of another stack or setting; a truth of another shape; a write that failed.
     """
     if preset not in PRESETS:
         raise InputError(f"preset {preset!r} is unknown; expected one of {', '.join(PRESETS)}.")
@@ -322,16 +335,18 @@ def reconstruct(
             f"the truth has shape {truth.shape} but the stack {stack.images.shape[1:]} "
             "(slice, y, x); give the truth of this stack."
         )
+    begin = load_start(start, network_for(PRESETS[preset], stack))
     identity = {
         "stack": stack_io.fingerprint(stack),
         "preset": preset,
         "rounds": rounds,
+        "start": start_identity(start),
         "seed": seed,
         "truth": truth is not None,
     }
     work = WorkFolder(out, identity)
     quiet = progress or (lambda stage: lambda done, total, text: None)
-    job = _Job(stack, PRESETS[preset], preset, rounds, seed, truth, work, quiet)
+    job = _Job(stack, PRESETS[preset], preset, rounds, seed, begin, truth, work, quiet)
     for i, stage in enumerate(STAGES):
         if stage not in stages:
             continue

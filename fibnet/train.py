@@ -9,25 +9,26 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
+from fibnet.calibration import best_temperature
+from fibnet.channels import ChannelInput, channel_conditions, grey_statistics, normalised
 from fibnet.checkpoint import latest_step, load_checkpoint, prune, save_checkpoint
-from fibnet.data import SimulatedData, deep_enough, draw_training_stack, grey_statistics
+from fibnet.data import SimulatedData, deep_enough, draw_training_stack
 from fibnet.losses import segmentation_loss, soft_dice
-from fibnet.model import ModelConfig, UNet, make_model, stack_windows
-from fibnet.segmenter import Segmenter, graph_of, normalised
-from fibsim.fit import RefineSettings, RegressionSettings
-from fibsim.fit.choose import AUTOMATIC_KINDS
+from fibnet.model import ModelConfig, UNet, make_model, neighbours, stack_windows
+from fibnet.segmenter import Segmenter, graph_of
 
-__all__ = ["PRESETS", "Preset", "TrainSettings", "train"]
+__all__ = ["TrainSettings", "draw_batch", "draw_present", "run_training", "train"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,124 +39,66 @@ class TrainSettings:
         steps: optimiser steps, one simulated stack each.
         learning_rate: peak of AdamW, reached after 5 % of the steps, then a cosine to zero.
         ema: decay of the running mean of the weights that is used in the end.
+        channel_dropping: share of the steps that leave out some channels, so that the network
+            also serves fewer.
+        slices_alone: share of the steps that show every slice without its neighbours.
         checkpoint_every, validate_every: in steps.
     """
 
     steps: int = 600
     learning_rate: float = 3e-3
     ema: float = 0.98
+    channel_dropping: float = 0.1
+    slices_alone: float = 0.03
     checkpoint_every: int = 50
     validate_every: int = 50
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A named compromise of time and quality.
-
-    Attributes:
-        widths, blocks, fold, window: architecture, see `ModelConfig`.
-        train, data: training, where no alternation follows.
-        rounds: most rounds of the alternation with the segmenter (`fibnet.alternate`).
-        first_steps: steps of the training before it, instead of those of ``train``.
-        retrain: training in each of its rounds.
-        regression: refit of the instrument in each of its rounds.
-        fit_steps: optimiser steps of the instrument's fit.
-        refine: its Gauss-Newton steps after these; None for none, and no errors.
-        kinds: specimen generators tried when the stack names none.
-        description: for the help text.
-    """
-
-    widths: tuple[int, ...]
-    blocks: int
-    fold: int
-    window: int
-    train: TrainSettings
-    data: SimulatedData
-    rounds: int
-    first_steps: int
-    retrain: TrainSettings
-    fit_steps: int
-    refine: RefineSettings | None
-    kinds: tuple[str, ...]
-    description: str
-    regression: RegressionSettings = dataclasses.field(default_factory=RegressionSettings)
-
-
-PRESETS: dict[str, Preset] = {
-    "quick": Preset(
-        widths=(16, 32, 32),
-        blocks=1,
-        fold=2,
-        window=5,
-        train=TrainSettings(steps=300, learning_rate=6e-3, ema=0.97),
-        data=SimulatedData(slices=8, side_px=64),
-        fit_steps=40,
-        refine=RefineSettings(rounds=2, simulations=24),
-        rounds=0,
-        first_steps=300,
-        retrain=TrainSettings(steps=150, learning_rate=2e-3, ema=0.97),
-        kinds=("waves",),
-        description="a first look, some minutes on 2 CPU cores",
-    ),
-    "standard": Preset(
-        widths=(32, 64, 64),
-        blocks=1,
-        fold=2,
-        window=7,
-        train=TrainSettings(steps=2000, ema=0.99, checkpoint_every=200, validate_every=200),
-        data=SimulatedData(slices=12, side_px=80),
-        fit_steps=80,
-        refine=RefineSettings(),
-        rounds=0,
-        first_steps=1200,
-        retrain=TrainSettings(
-            steps=700, learning_rate=1.5e-3, ema=0.99, checkpoint_every=100, validate_every=100
-        ),
-        kinds=AUTOMATIC_KINDS,
-        description="a volume to publish, at most 25 minutes on 2 CPU cores",
-    ),
-    "best": Preset(
-        widths=(32, 64, 128, 128),
-        blocks=2,
-        fold=1,
-        window=9,
-        train=TrainSettings(
-            steps=12000, learning_rate=2e-3, ema=0.998, checkpoint_every=500, validate_every=500
-        ),
-        data=SimulatedData(slices=16, side_px=128),
-        rounds=1,
-        first_steps=8000,
-        retrain=TrainSettings(
-            steps=3000, learning_rate=1e-3, ema=0.998, checkpoint_every=500, validate_every=500
-        ),
-        fit_steps=500,
-        refine=RefineSettings(rounds=8, simulations=80, slope_simulations=4),
-        kinds=AUTOMATIC_KINDS,
-        description="no time limit; for a GPU or a night",
-    ),
-}
 
 
 Draw = Callable[..., tuple[Array, Array]]
 """``(source, data, *, key) -> (images, solid)``, traceable, as `draw_training_stack`."""
 
+Batch = tuple[Array, Array, ChannelInput]
+"""Images ``(channel, slice, y, x)``, true solid fraction ``(slice, y, x)``, how to take them."""
 
-def _logits(config: ModelConfig, params, images, mean, sd) -> Array:
+
+def _logits(
+    config: ModelConfig,
+    params,
+    images: Array,
+    channels: ChannelInput,
+    present: Array | None = None,
+    alone: Array | bool = False,
+) -> Float[Array, "slice y x"]:
     model: UNet = nnx.merge(graph_of(config)[0], params)
-    return model(stack_windows(normalised(images, mean, sd), config.window))
+    windows = stack_windows(normalised(images, channels), config.window, alone=alone)
+    present = jnp.ones(images.shape[0]) if present is None else present
+    index = jnp.arange(images.shape[1])
+    beside = tuple(jnp.where(alone, index, n) for n in neighbours(images.shape[1]))
+    return model(windows, channels.conditions, present, beside)
+
+
+def draw_present(key: Array, channels: int, dropping: float) -> Float[Array, " channel"]:
+    """1 for every channel, or with probability ``dropping`` a random part of them.
+
+    Any number from one to all but one is equally likely, and any such part.
+    """
+    key_drop, key_number, key_order = jax.random.split(key, 3)
+    if channels == 1:
+        return jnp.ones(1)
+    number = jax.random.randint(key_number, (), 1, channels)
+    part = jax.random.permutation(key_order, channels) < number
+    return jnp.where(jax.random.bernoulli(key_drop, dropping), part, True).astype(float)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Trainer:
-    """Jitted functions of one training; the loop itself is `train`.
+class Learner:
+    """The jitted functions that change weights; the loop is `run_training`.
 
     Compared by value, so that a second training of the same kind compiles nothing.
     """
 
     config: ModelConfig
     settings: TrainSettings
-    data: SimulatedData
-    draw_stack: Draw = draw_training_stack
 
     @property
     def optimiser(self) -> optax.GradientTransformation:
@@ -166,17 +109,14 @@ class _Trainer:
         return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-4))
 
     @functools.partial(jax.jit, static_argnums=0)
-    def draw(self, source, key: jax.Array):
-        images, solid = self.draw_stack(source, self.data, key=key)
-        # The generator is statistically symmetric under x -> -x whatever the tilt.
-        flip = jax.random.bernoulli(jax.random.fold_in(key, 1))
-        images, solid = (jnp.where(flip, v[..., ::-1], v) for v in (images, solid))
-        return images, solid
+    def step(self, state, batch: Batch, key: Array):
+        images, solid, channels = batch
+        key_present, key_alone = jax.random.split(key)
+        present = draw_present(key_present, images.shape[0], self.settings.channel_dropping)
+        alone = jax.random.bernoulli(key_alone, self.settings.slices_alone)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def step(self, state, images, solid, mean, sd):
         def loss_of(params):
-            logit = _logits(self.config, params, images, mean, sd)
+            logit = _logits(self.config, params, images, channels, present, alone)
             return segmentation_loss(logit, solid)
 
         loss, gradient = jax.value_and_grad(loss_of)(state["params"])
@@ -189,10 +129,12 @@ class _Trainer:
         return dict(params=params, optimiser=optimiser, ema=ema, ema_weight=weight), loss
 
     @functools.partial(jax.jit, static_argnums=0)
-    def validate(self, params, images, solid, mean, sd):
-        logit = _logits(self.config, params, images, mean, sd)
+    def validate(self, params, batch: Batch):
+        """Loss, Dice and logits of one stack, all of its channels used."""
+        images, solid, channels = batch
+        logit = _logits(self.config, params, images, channels)
         hard = (logit > 0).astype(logit.dtype), (solid > 0.5).astype(logit.dtype)
-        return segmentation_loss(logit, solid), soft_dice(*hard)
+        return segmentation_loss(logit, solid), soft_dice(*hard), logit
 
     def fresh(self, seed: int, params=None):
         """The state before the first step, from given or from random weights."""
@@ -210,6 +152,84 @@ def _mean_weights(state):
     return jax.tree.map(lambda e: e / jnp.maximum(state["ema_weight"], 1e-8), state["ema"])
 
 
+def run_training(
+    batch_of: Callable[[int], Batch],
+    validation: Sequence[Batch],
+    config: ModelConfig,
+    *,
+    folder: Path,
+    seed: int,
+    settings: TrainSettings,
+    start: Any = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> tuple[Any, float]:
+    """Train, or go on where a broken run of the same arguments stopped.
+
+    Writes checkpoints (``step_*``, the last two are kept) and ``log.jsonl`` (one line per step;
+    validation lines carry ``dice``) into ``folder``.
+
+    Args:
+        batch_of: step, from 0 on -> what is learned from in it; a function of the step alone, so
+            that a resumed run sees the same.
+        validation: what the loss and Dice of validation lines and the temperature are of.
+        seed: decides weights and which channels are left out.
+        start: weights to go on from.
+        progress: called with (step, steps, loss).
+
+    Returns:
+        The weights (their running mean), and the temperature that calibrates them.
+    """
+    learner = Learner(config, settings)
+    key = jax.random.key(seed)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = learner.fresh(seed, start)
+    first = latest_step(folder) or 0
+    if first:
+        state = load_checkpoint(folder, first, state)
+    log_path = folder / "log.jsonl"
+    lines = _kept_lines(log_path, first)
+    with log_path.open("w") as log:
+        log.writelines(lines)
+        batch = batch_of(first) if first < settings.steps else None
+        for i in range(first, settings.steps):
+            started = time.perf_counter()
+            state, loss = learner.step(state, batch, jax.random.fold_in(key, i))
+            if i + 1 < settings.steps:
+                # Dispatched before the loss is waited for: simulation overlaps learning.
+                batch = batch_of(i + 1)
+            done = i + 1
+            entry = {"step": done, "loss": float(loss)}
+            entry["seconds"] = time.perf_counter() - started
+            if done % settings.validate_every == 0 or done == settings.steps:
+                mean = _mean_weights(state)
+                found = [learner.validate(mean, v)[:2] for v in validation]
+                entry["validation_loss"] = float(np.mean([float(s[0]) for s in found]))
+                entry["dice"] = float(np.mean([float(s[1]) for s in found]))
+            log.write(json.dumps(entry) + "\n")
+            log.flush()
+            if done % settings.checkpoint_every == 0 or done == settings.steps:
+                save_checkpoint(folder, done, state, {"steps": settings.steps})
+                prune(folder, keep=2)
+            if progress is not None:
+                progress(done, settings.steps, entry["loss"])
+    weights = _mean_weights(state)
+    logits = [learner.validate(weights, v)[2] for v in validation]
+    return weights, best_temperature(logits, [solid for _, solid, _ in validation])
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def draw_batch(
+    source, key: jax.Array, draw: Draw, data: SimulatedData
+) -> tuple[Float[Array, "channel slice y x"], Float[Array, "slice y x"]]:
+    """A stack and its solid, half of them mirrored."""
+    images, solid = draw(source, data, key=key)
+    # The generator is statistically symmetric under x -> -x whatever the tilt.
+    flip = jax.random.bernoulli(jax.random.fold_in(key, 1))
+    images, solid = (jnp.where(flip, v[..., ::-1], v) for v in (images, solid))
+    return images, solid
+
+
 def train(
     source,
     config: ModelConfig,
@@ -222,66 +242,50 @@ def train(
     start: Segmenter | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Segmenter:
-    """Train, or go on where a broken run of the same arguments stopped.
-
-    Writes checkpoints (``step_*``, the last two are kept) and ``log.jsonl`` (one line per step;
-    validation lines carry ``dice``) into ``folder``.
+    """Train for one instrument, or go on where a broken run of the same arguments stopped.
 
     Args:
         source: what to simulate: a `Source`, or whatever else ``draw`` takes that has its
             ``instrument``, ``specimen`` and ``slice_nm``.
         config: architecture.
+        folder: for checkpoints and log, see `run_training`.
         seed: decides weights and data; the same seed gives the same network.
         draw: draws a stack; `fibnet.data.draw_training_stack` if not given.
-        start: network of the same architecture to go on from, with its grey-value constants.
+        start: network of the same architecture to go on from, with its grey-value constants if
+            it was trained for these channels.
         progress: called with (step, steps, loss).
     """
     data = deep_enough(data, source)
-    trainer = _Trainer(config, settings, data, draw)
     key_data, key_validation, key_grey = jax.random.split(jax.random.key(seed), 3)
-    if start is None:
-        few = [trainer.draw(source, k)[0] for k in jax.random.split(key_grey, 4)]
-        mean, sd = grey_statistics(few)
-    else:
-        mean, sd = start.mean, start.sd
-    validation = [trainer.draw(source, jax.random.fold_in(key_validation, i)) for i in range(6)]
 
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = trainer.fresh(seed, None if start is None else start.params)
-    first = latest_step(folder) or 0
-    if first:
-        state = load_checkpoint(folder, first, state)
-    log_path = folder / "log.jsonl"
-    lines = _kept_lines(log_path, first)
-    with log_path.open("w") as log:
-        log.writelines(lines)
-        batch = trainer.draw(source, jax.random.fold_in(key_data, first))
-        for i in range(first, settings.steps):
-            started = time.perf_counter()
-            following = trainer.draw(source, jax.random.fold_in(key_data, i + 1))
-            state, loss = trainer.step(state, *batch, mean, sd)
-            batch = following
-            done = i + 1
-            entry = dict(step=done, loss=float(loss), seconds=time.perf_counter() - started)
-            if done % settings.validate_every == 0 or done == settings.steps:
-                scores = [trainer.validate(_mean_weights(state), *v, mean, sd) for v in validation]
-                entry["validation_loss"] = float(np.mean([s[0] for s in scores]))
-                entry["dice"] = float(np.mean([s[1] for s in scores]))
-            log.write(json.dumps(entry) + "\n")
-            log.flush()
-            if done % settings.checkpoint_every == 0 or done == settings.steps:
-                save_checkpoint(folder, done, state, {"steps": settings.steps})
-                prune(folder, keep=2)
-            if progress is not None:
-                progress(done, settings.steps, entry["loss"])
+    def stack_of(key: Array) -> tuple[Array, Array]:
+        return draw_batch(source, key, draw, data)
+
+    instrument = source.instrument
+    beam_kev = tuple(float(e) for e in instrument.beam_kev)
+    if start is not None and (start.beam_kev, start.detectors) == (beam_kev, instrument.detectors):
+        channels = start.channels
+    else:
+        mean, sd = grey_statistics([stack_of(k)[0] for k in jax.random.split(key_grey, 4)])
+        conditions = channel_conditions(instrument)
+        channels = ChannelInput(mean=mean, sd=sd, conditions=conditions)
+    params, temperature = run_training(
+        lambda step: (*stack_of(jax.random.fold_in(key_data, step)), channels),
+        [(*stack_of(jax.random.fold_in(key_validation, i)), channels) for i in range(6)],
+        config,
+        folder=folder,
+        seed=seed,
+        settings=settings,
+        start=None if start is None else start.params,
+        progress=progress,
+    )
     return Segmenter(
         config=config,
-        params=_mean_weights(state),
-        mean=mean,
-        sd=sd,
-        beam_kev=tuple(float(e) for e in source.instrument.beam_kev),
-        detectors=source.instrument.detectors,
+        params=params,
+        channels=channels,
+        beam_kev=beam_kev,
+        detectors=instrument.detectors,
+        temperature=temperature,
     )
 
 

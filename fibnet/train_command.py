@@ -1,24 +1,33 @@
-"""The work behind ``fibnet train`` and ``fibnet segment``."""
+"""The work behind ``fibnet train``, ``fibnet pretrain`` and ``fibnet segment``."""
 
 import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
+from fibnet.channels import ChannelInput, channel_conditions, grey_statistics
 from fibnet.data import source_from_file
-from fibnet.model import ModelConfig
+from fibnet.presets import NETWORKS, PRESETS, PRETRAINING, PRETRAINING_DATA
+from fibnet.pretrain import pretrain
 from fibnet.segment import predict
 from fibnet.segmenter import Segmenter, load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
-from fibnet.train import PRESETS, train
+from fibnet.start import load_start, network_folder, start_identity
+from fibnet.train import TrainSettings, train
 from fibsim import io
 from fibsim.errors import InputError
-from fibsim.fit import grey_levels
+from fibsim.fit import first_instrument, grey_levels
 from fibsim.stack import Stack
 
-__all__ = ["check_channels", "segment_to_folder", "train_to_folder"]
+__all__ = [
+    "pretrain_to_folder",
+    "segment_to_folder",
+    "segmenter_for",
+    "train_to_folder",
+]
 
 
 def train_to_folder(
@@ -28,6 +37,7 @@ def train_to_folder(
     preset: str,
     steps: int | None,
     window: int | None,
+    start: Path | None,
     seed: int,
     progress: Callable[[int, int, str], None],
     announce: Callable[[str], None],
@@ -35,27 +45,23 @@ def train_to_folder(
     """Do ``fibnet train``; see its help for the arguments.
 
     Raises:
-        InputError: bad numbers, a bad instrument file, or a folder of another training.
+        InputError: bad numbers, a bad instrument file, a start of another architecture, or a
+            folder of another training.
     """
     chosen = PRESETS[preset]
-    window = chosen.window if window is None else window
+    network = NETWORKS[chosen.network]
+    window = network.window if window is None else window
     if window < 1 or window % 2 == 0:
         raise InputError(f"--window is {window}, expected an odd number of slices.")
-    if steps is not None and steps < 1:
-        raise InputError(f"--steps is {steps}, expected at least 1.")
     source = source_from_file(instrument)
-    settings = chosen.train if steps is None else dataclasses.replace(chosen.train, steps=steps)
-    config = ModelConfig(
-        channels=len(source.instrument.detectors),
-        window=window,
-        widths=chosen.widths,
-        blocks=chosen.blocks,
-        fold=chosen.fold,
-    )
+    config = dataclasses.replace(network, window=window)
+    begin = load_start(start, config)
+    settings = _paced(chosen.train if begin is None else chosen.from_start, steps)
     identity = {
         "instrument": Path(instrument).read_text(),
         "network": json.dumps(dataclasses.asdict(config)),
         "training": json.dumps(dataclasses.asdict(settings)),
+        "start": start_identity(start),
         "seed": seed,
     }
     work = WorkFolder(out, identity)
@@ -68,6 +74,7 @@ def train_to_folder(
             seed=seed,
             settings=settings,
             data=chosen.data,
+            start=begin,
             progress=lambda step, total, loss: progress(step, total, f"loss {loss:.3f}"),
         )
         save_segmenter(work.path / "model", segmenter)
@@ -76,22 +83,86 @@ def train_to_folder(
     announce(f"network in {work.path / 'model'}")
 
 
-def check_channels(segmenter: Segmenter, stack: Stack) -> None:
-    """A network is good for the channels it was trained for.
+def _paced(settings: TrainSettings, steps: int | None) -> TrainSettings:
+    if steps is None:
+        return settings
+    if steps < 1:
+        raise InputError(f"--steps is {steps}, expected at least 1.")
+    return dataclasses.replace(settings, steps=steps)
+
+
+def pretrain_to_folder(
+    out: Path,
+    *,
+    network: str,
+    steps: int | None,
+    seed: int,
+    progress: Callable[[int, int, str], None],
+    announce: Callable[[str], None],
+) -> None:
+    """Do ``fibnet pretrain``; see its help for the arguments.
 
     Raises:
-        InputError: the stack's channels differ in number, detector, or by over 5 % in energy.
+        InputError: bad numbers, or a folder of another training.
     """
-    expected = list(zip(segmenter.beam_kev, segmenter.detectors, strict=True))
-    found = [(c.beam_kev, c.detector) for c in stack.channels]
-    good = len(expected) == len(found) and all(
-        a[1] == b[1] and abs(a[0] / b[0] - 1) < 0.05 for a, b in zip(found, expected, strict=True)
-    )
-    if not good:
-        raise InputError(
-            f"the stack has the channels {_text(found)} but the network was trained for "
-            f"{_text(expected)}; train one for this stack or choose its channels with --channels."
+    config, settings = NETWORKS[network], _paced(PRETRAINING, steps)
+    identity = {
+        "network": json.dumps(dataclasses.asdict(config)),
+        "training": json.dumps(dataclasses.asdict(settings)),
+        "seed": seed,
+    }
+    work = WorkFolder(out, identity)
+
+    def do() -> None:
+        segmenter = pretrain(
+            config,
+            folder=work.path / "training",
+            seed=seed,
+            settings=settings,
+            data=PRETRAINING_DATA,
+            progress=lambda step, total, loss: progress(step, total, f"loss {loss:.3f}"),
         )
+        save_segmenter(work.path / "model", segmenter)
+
+    work.run("pretrain", do, announce)
+    announce(f"general network in {work.path / 'model'}")
+
+
+def segmenter_for(segmenter: Segmenter, stack: Stack) -> Segmenter:
+    """The network for the channels of a stack, which may be some of those it was trained for.
+
+    A general network takes any: their grey values are brought to mean 0 and deviation 1, and they
+    are taken for those of the textbook instrument.
+
+    Raises:
+        InputError: a channel of the stack is of another detector than all that the network was
+            trained for, or over 5 % off in energy; or two would be taken for the same.
+    """
+    if segmenter.channels is None:
+        mean, sd = grey_statistics([jnp.asarray(grey_levels(stack))])
+        conditions = channel_conditions(first_instrument(stack))
+        return dataclasses.replace(
+            segmenter,
+            channels=ChannelInput(mean=mean, sd=sd, conditions=conditions),
+            beam_kev=tuple(c.beam_kev for c in stack.channels),
+            detectors=tuple(c.detector for c in stack.channels),
+        )
+    known = list(zip(segmenter.beam_kev, segmenter.detectors, strict=True))
+    wanted = [(c.beam_kev, c.detector) for c in stack.channels]
+    chosen = [
+        next(
+            (i for i, k in enumerate(known) if k[1] == w[1] and abs(w[0] / k[0] - 1) < 0.05),
+            None,
+        )
+        for w in wanted
+    ]
+    if None in chosen or len(set(chosen)) < len(chosen):
+        raise InputError(
+            f"the stack has the channels {_text(wanted)} but the network was trained for "
+            f"{_text(known)}; train one for this stack or choose among its channels with "
+            "--channels."
+        )
+    return segmenter.select([i for i in chosen if i is not None])
 
 
 def _text(channels: list) -> str:
@@ -114,9 +185,7 @@ def segment_to_folder(
     """
     if tile_px < 32:
         raise InputError(f"--tile-px is {tile_px}, expected at least 32.")
-    folder = Path(model)
-    segmenter = load_segmenter(folder / "model" if (folder / "model").is_dir() else folder)
-    check_channels(segmenter, stack)
+    segmenter = segmenter_for(load_segmenter(network_folder(model)), stack)
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,8 @@ from fibnet.model import ModelConfig
 from fibnet.pipeline import _Job, reconstruct
 from fibnet.reporting import _adaptation_section
 from fibnet.segmenter import load_segmenter, save_segmenter
-from fibnet.train import PRESETS, TrainSettings, train
+from fibnet.presets import PRESETS
+from fibnet.train import TrainSettings, train
 from fibsim.fit import RegressionSettings
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.io import read_volume
@@ -125,7 +126,7 @@ def problem(source):
 
 @pytest.fixture(scope="module")
 def segmenter(source, tmp_path_factory):
-    config = ModelConfig(channels=2, window=3, widths=(4, 8), fold=2)
+    config = ModelConfig(window=3, widths=(4, 8), fold=2)
     how = TrainSettings(steps=40, learning_rate=2e-2, ema=0.9)
     folder = tmp_path_factory.mktemp("first")
     return train(source, config, folder=folder, seed=0, settings=how, data=DATA)

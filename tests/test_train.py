@@ -9,19 +9,24 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from fibnet.calibration import best_temperature
+from fibnet.channels import CONDITIONS, channel_conditions, normalised
 from fibnet.checkpoint import all_steps, latest_step
 from fibnet.data import SimulatedData, Source, draw_training_stack, randomise
 from fibnet.losses import segmentation_loss, soft_dice
-from fibnet.model import ModelConfig, count_parameters, make_model, stack_windows
+from fibnet.model import ModelConfig, count_parameters, make_model, neighbours, stack_windows
 from fibnet.segment import predict
 from fibnet.segmenter import graph_of, load_segmenter, save_segmenter
-from fibnet.train import TrainSettings, train
+from fibnet.train import TrainSettings, draw_present, train
 from fibsim.errors import InputError
 from fibsim.instrument import leaves_by_name
 from fibsim.presets import make_instrument
 
 DATA = SimulatedData(slices=4, side_px=32, sublayers=2, below_slices=2)
-CONFIG = ModelConfig(channels=2, window=3, widths=(4, 8), fold=2)
+CONFIG = ModelConfig(window=3, widths=(4, 8), fold=2)
+VOLUME = dataclasses.replace(CONFIG, volume=True)
+LOOK = jax.random.normal(jax.random.key(9), (2, len(CONDITIONS)))
+BOTH = jnp.ones(2)
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -81,26 +86,92 @@ def test_soft_dice_and_loss_limits():
     assert float(segmentation_loss(jnp.zeros(4), solid)) == pytest.approx(np.log(2), rel=1e-6)
 
 
-def test_parameter_count_follows_the_architecture():
-    # by hand for widths (4, 8), fold 2 and 6 inputs: stem 24 -> 4, head 4 -> 4
-    model = make_model(CONFIG, seed=0)
+@pytest.mark.parametrize("config", [CONFIG, VOLUME])
+def test_parameter_count_follows_the_architecture(config):
+    # by hand for widths (4, 8), fold 2 and windows of 3: 16 kernels of 12 -> 4, head 4 -> 4
     conv = lambda i, o, k: i * o * k * k + o  # noqa: E731
-    block = lambda w: 2 * w + 2 * conv(w, w, 3)  # noqa: E731
-    expected = conv(24, 4, 3) + block(4) + block(8) + conv(4, 8, 1) + conv(8, 4, 3)
+    block = lambda w: 2 * w + conv(w * (3 if config.volume else 1), w, 3) + conv(w, w, 3)  # noqa: E731
+    stem = conv(5, 32, 1) + conv(64, 16, 1) + conv(32, 4, 1) + 16 * 12 * 4 * 9
+    expected = stem + block(4) + block(8) + conv(4, 8, 1) + conv(8, 4, 3)
     expected += block(4) + conv(4, 4, 1)
-    assert count_parameters(model) == expected
+    assert count_parameters(make_model(config, seed=0)) == expected
 
 
-def test_nothing_beyond_the_receptive_radius_reaches_a_pixel():
-    model = make_model(CONFIG, seed=0)
-    size = 2 * (CONFIG.receptive_radius // CONFIG.divisor + 2) * CONFIG.divisor
-    mid = size // 2
-    x = jax.random.normal(jax.random.key(0), (1, size, size, 6))
-    influence = jax.grad(lambda x: model(x)[0, mid, mid])(x)
-    rows = np.nonzero(np.abs(np.asarray(influence)).sum((0, 2, 3)))[0]
-    assert rows.min() >= mid - CONFIG.receptive_radius
-    assert rows.max() <= mid + CONFIG.receptive_radius
+@pytest.mark.parametrize("config", [CONFIG, VOLUME])
+def test_nothing_beyond_the_receptive_radius_reaches_a_pixel(config):
+    model = make_model(config, seed=0)
+    size = 2 * (config.receptive_radius // config.divisor + 2) * config.divisor
+    mid, slices = size // 2, 13
+    x = jax.random.normal(jax.random.key(0), (2, slices, size, size))
+
+    def of_middle(x):
+        return model(stack_windows(x, config.window), LOOK, BOTH)[slices // 2, mid, mid]
+
+    influence = np.abs(np.asarray(jax.grad(of_middle)(x)))
+    rows = np.nonzero(influence.sum((0, 1, 3)))[0]
+    assert rows.min() >= mid - config.receptive_radius
+    assert rows.max() <= mid + config.receptive_radius
     assert rows.max() - rows.min() > 8  # the test is empty if nothing reaches at all
+    reached = np.nonzero(influence.sum((0, 2, 3)))[0]
+    assert slices // 2 - reached.min() == reached.max() - slices // 2 == config.slice_radius
+
+
+def test_leaving_a_channel_out_is_having_none_of_it():
+    """And the order of channels does not count: one network for any set of them."""
+    model = make_model(CONFIG, seed=0)
+    images = jax.random.normal(jax.random.key(0), (3, 4, 16, 16))
+    look = jax.random.normal(jax.random.key(1), (3, len(CONDITIONS)))
+
+    def logits(chosen, present):
+        index = jnp.asarray(chosen)
+        return model(stack_windows(images[index], 3), look[index], jnp.asarray(present))
+
+    masked = logits([0, 1, 2], [1.0, 0.0, 1.0])
+    np.testing.assert_allclose(masked, logits([0, 2], [1.0, 1.0]), atol=2e-5)
+    np.testing.assert_allclose(masked, logits([2, 0], [1.0, 1.0]), atol=2e-5)
+    assert np.abs(masked - logits([0, 1, 2], [1.0, 1.0, 1.0])).max() > 1e-3
+
+
+def test_any_number_of_channels_may_be_left_out_but_not_all():
+    keys = jax.random.split(jax.random.key(0), 2000)
+    drawn = np.asarray(jax.vmap(lambda k: draw_present(k, 3, 0.6))(keys)).astype(int)
+    number = drawn.sum(1)
+    share = [np.mean(number == n) for n in range(4)]
+    # 0.6 of the draws leave out one or two of three, each half of the time
+    np.testing.assert_allclose(share, [0, 0.3, 0.3, 0.4], atol=0.04)
+    np.testing.assert_allclose(drawn[number == 1].mean(0), 1 / 3, atol=0.06)
+    assert jax.vmap(lambda k: draw_present(k, 1, 1.0))(keys).min() == 1
+
+
+def test_conditions_are_what_they_say():
+    instrument = make_instrument(
+        beam_kev=[2.0, 4.0], detectors=["SE", "BSE"], pixel_nm=4.0, slice_nm=20.0, tilt_deg=38.0
+    )
+    found = np.asarray(channel_conditions(instrument))
+    # Kanaya-Okayama in gold at 2 keV: 0.0276 * 196.967 * 2^1.67 / (79^0.889 * 19.3) um = 18.4 nm
+    np.testing.assert_allclose(found[0], [0, 0.9, np.log2(0.46) / 2, 1, 1], atol=0.01)
+    np.testing.assert_allclose(found[1] - found[0], [1, -1.9, 1.67 / 2, 0, 0], atol=1e-4)
+
+
+def test_slices_may_be_seen_alone():
+    images = jnp.arange(3, dtype=float).reshape(1, 3, 1, 1)
+    out = stack_windows(images, 3, alone=True)[:, 0, 0]
+    np.testing.assert_array_equal(out, [[0, 0, 0], [1, 1, 1], [2, 2, 2]])
+
+
+def test_neighbours_stop_at_the_slices_that_exist():
+    above, below = neighbours(5, 1, 3)
+    np.testing.assert_array_equal(above, [1, 1, 1, 2, 3])
+    np.testing.assert_array_equal(below, [1, 2, 3, 3, 3])
+
+
+def test_temperature_finds_how_sure_a_network_may_be():
+    rng = np.random.default_rng(0)
+    honest = rng.normal(0, 2, 200_000)
+    solid = rng.random(honest.size) < 1 / (1 + np.exp(-honest))
+    for factor in (0.7, 1.0, 1.6):
+        logit, truth = (jnp.asarray(v, jnp.float32) for v in (factor * honest, solid))
+        assert best_temperature([logit], [truth]) == pytest.approx(factor, rel=0.03)
 
 
 def test_loss_falls_and_log_is_complete(trained):
@@ -143,15 +214,40 @@ def test_resume_equals_the_unbroken_run(source, trained, tmp_path):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize("volume", [False, True])
 @pytest.mark.parametrize("shape", [(1, 30, 30), (5, 70, 50)])
-def test_tiles_equal_the_whole(trained, shape):
+def test_tiles_equal_the_whole(trained, shape, volume):
     segmenter, _ = trained
+    if volume:
+        params = nnx.split(make_model(VOLUME, seed=2))[1]
+        segmenter = dataclasses.replace(segmenter, config=VOLUME, params=params)
     images = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype(np.float32)
     whole = predict(segmenter, images, tile_px=128)
     tiled = predict(segmenter, images, tile_px=16, slices_at_once=2)
     assert whole.shape == shape
     np.testing.assert_allclose(tiled, whole, atol=1e-4)
     assert whole.std() > 1e-3  # a constant would pass trivially
+    if volume:
+        config, channels = segmenter.config, segmenter.channels
+        model = nnx.merge(graph_of(config)[0], segmenter.params)
+        height, width = (-n % config.divisor for n in shape[1:])
+        padded = jnp.pad(normalised(images, channels), ((0, 0), (0, 0), (0, height), (0, width)))
+        inside = tuple(
+            slice(config.receptive_radius, n - config.receptive_radius) for n in shape[1:]
+        )
+        logit = model(stack_windows(padded, config.window), channels.conditions, BOTH)
+        expected = jax.nn.sigmoid(logit / segmenter.temperature)[:, *inside]
+        np.testing.assert_allclose(whole[:, *inside], expected, atol=1e-4)
+
+
+def test_a_network_serves_some_of_its_channels(trained):
+    segmenter, _ = trained
+    images = np.random.default_rng(2).uniform(0, 255, (2, 3, 32, 32)).astype(np.float32)
+    one = predict(segmenter.select([1]), images[1:])
+    swapped = predict(segmenter.select([1, 0]), images[::-1])
+    both = predict(segmenter, images)
+    np.testing.assert_allclose(swapped, both, atol=1e-4)
+    assert one.shape == both.shape and np.abs(one - both).max() > 1e-3
 
 
 def test_segmenter_reloads_exactly(trained, tmp_path):
@@ -182,5 +278,5 @@ def test_a_network_of_another_architecture_is_refused(trained, tmp_path):
 def test_graph_needs_no_weights():
     graph, abstract = graph_of(CONFIG)
     model = nnx.merge(graph, nnx.split(make_model(CONFIG, seed=1))[1])
-    assert model(jnp.zeros((1, 8, 8, 6))).shape == (1, 8, 8)
+    assert model(jnp.zeros((1, 8, 8, 6)), LOOK, BOTH).shape == (1, 8, 8)
     assert all(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(abstract))

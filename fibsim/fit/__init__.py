@@ -1,6 +1,9 @@
 """Fitting the simulator to a recorded stack, without labels."""
 
 from fibsim.fit.choose import fit_best_kind as fit_best_kind
+from fibsim.fit.faces import expected_faces as expected_faces
+from fibsim.fit.faces import face_surfaces as face_surfaces
+from fibsim.fit.faces import mirrored as mirrored
 from fibsim.fit.first_guess import grey_levels as grey_levels
 from fibsim.fit.optimise import FitResult as FitResult
 from fibsim.fit.optimise import FitSettings as FitSettings
@@ -15,10 +18,12 @@ from fibsim.fit.regress import moved_by as moved_by
 from fibsim.fit.regress import regress_instrument as regress_instrument
 from fibsim.fit.regress import regression_unknowns as regression_unknowns
 from fibsim.fit.regress import stack_residual as stack_residual
+from fibsim.fit.robust import robust_loss as robust_loss
 from fibsim.fit.simulated import check_drawable as check_drawable
 from fibsim.fit.simulated import draw_sample as draw_sample
 from fibsim.fit.simulated import slices_below as slices_below
 from fibsim.fit.start import check_fittable as check_fittable
+from fibsim.fit.start import first_instrument as first_instrument
 from fibsim.fit.statements import standard_errors as standard_errors
 from fibsim.fit.statements import statements as statements
 from fibsim.fit.statements import table_of_unknowns as table_of_unknowns
@@ -42,13 +47,18 @@ __all__ = [
     "check_fittable",
     "default_unknowns",
     "draw_sample",
+    "expected_faces",
+    "face_surfaces",
+    "first_instrument",
     "fit_best_kind",
     "fit_instrument",
     "grey_levels",
+    "mirrored",
     "moved_by",
     "patch_distance",
     "regress_instrument",
     "regression_unknowns",
+    "robust_loss",
     "slices_below",
     "specimen_unknowns",
     "stack_residual",

@@ -31,6 +31,7 @@ __all__ = [
     "expected_crop",
     "in_prior_sd",
     "regression_objective",
+    "robust_loss",
     "run_of",
     "without_margin",
 ]
@@ -180,10 +181,30 @@ def expected_crop(free, known: Known, crop: Crop, model: Model) -> tuple[Array, 
         sublayers=how.sublayers,
         surfaces=known.surfaces,
     )
-    expected = without_margin(expected, how.margin_px)
+    return _seen(without_margin(expected, how.margin_px), instrument)
+
+
+def _student(residual: Array, variance: Array) -> Array:
+    """``-log p`` but for a constant, see the module's docstring."""
+    return (_DEGREES + 1) / 2 * jnp.log1p(residual**2 / variance / _DEGREES) + jnp.log(variance) / 2
+
+
+def _seen(expected: Array, instrument: Instrument) -> tuple[Array, Array]:
+    """What a detector that saturates shows, and the variance of its noise."""
     white = instrument.noise.white_level[:, None, None, None]
     # Where both are black or white nothing is left to explain.
     return jnp.clip(expected, 0.0, white), channel_noise(expected, instrument)[0]
+
+
+def robust_loss(
+    grey: Float[Array, "channel slice y x"],
+    expected: Float[Array, "channel slice y x"],
+    instrument: Instrument,
+    misfit_grey: Float[Array, " channel"],
+) -> Float[Array, "channel slice y x"]:
+    """``-log p`` of every grey value but for a constant, see the module's docstring. Traceable."""
+    mean, variance = _seen(expected, instrument)
+    return _student(grey - mean, variance + misfit_grey[:, None, None, None] ** 2)
 
 
 def regression_objective(free, known: Known, crop: Crop, model: Model) -> Array:
@@ -191,8 +212,7 @@ def regression_objective(free, known: Known, crop: Crop, model: Model) -> Array:
     unknowns, how = model
     expected, variance = expected_crop(free, known, crop, model)
     total = variance + jnp.exp(2 * free["misfit"])[:, None, None, None]
-    r2 = (without_margin(crop.grey, how.margin_px) - expected) ** 2 / total
-    each = (_DEGREES + 1) / 2 * jnp.log1p(r2 / _DEGREES) + jnp.log(total) / 2
+    each = _student(without_margin(crop.grey, how.margin_px) - expected, total)
     weight = crop.weight / jnp.maximum(jnp.sum(crop.weight), 1e-6)
     loss = jnp.sum(weight * jnp.mean(each, (0, 2, 3)))
 

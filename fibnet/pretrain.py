@@ -1,0 +1,157 @@
+"""A general network: trained on every instrument and specimen that we can think of.
+
+It takes any one to four (and, less sure, up to eight) channels of any voltage, and is where the
+training for a fitted instrument may begin; that then takes a fraction of the steps.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fibnet.channels import ChannelInput, channel_conditions, grey_statistics
+from fibnet.data import SimulatedData, Source, draw_training_stack
+from fibnet.model import ModelConfig
+from fibnet.segmenter import Segmenter
+from fibnet.train import Batch, TrainSettings, draw_batch, run_training
+from fibsim.instrument import Instrument
+from fibsim.interaction_table import interaction_table, tabulated_names
+from fibsim.materials import material
+from fibsim.presets import make_instrument
+
+__all__ = ["CHANNELS", "draw_source", "pretrain"]
+
+CHANNELS = 4
+"""Channels of every simulated stack; of most steps some are left out."""
+
+# (pixel, slice) in nm: what instruments record, from isotropic voxels to slices of four pixels.
+_GRIDS = ((4.0, 10.0), (10.0, 10.0), (5.0, 20.0))
+# Kind -> how often.
+_KINDS = {"waves": 0.45, "hierarchical": 0.25, "spheres": 0.15, "fibres": 0.15}
+_LIGAMENT_PX = (5.0, 16.0)
+_FRACTION = (0.2, 0.8)
+_ENERGY_KEV = (0.7, 10.0)
+_BSE = 0.25
+_ORTHOGONAL = 0.3  # share of machines whose beam meets the face at a right angle
+_TILT_DEG = (34.0, 40.0)
+_DOSE = (10.0, 300.0)
+_PROBE_PX = (0.2, 0.8)
+_VALIDATION = 12
+_BELOW = 10  # steps below the last slice (22 slices): five features of most specimens
+
+
+def _between(rng: np.random.Generator, bounds: tuple[float, float], size=None):
+    """Uniform in the logarithm."""
+    return np.exp(rng.uniform(*np.log(bounds), size))
+
+
+def _specimen(rng: np.random.Generator, kind: str, pixel_nm: float) -> dict[str, float]:
+    size = pixel_nm * _between(rng, _LIGAMENT_PX)
+    fraction = rng.uniform(*_FRACTION)
+    if kind == "hierarchical":
+        return {
+            "upper_fraction": rng.uniform(0.4, 0.8),
+            "upper_ligament_nm": size * rng.uniform(2.0, 4.0),
+            "lower_fraction": rng.uniform(0.4, 0.8),
+            "lower_ligament_nm": size,
+        }
+    if kind == "waves":
+        return {"solid_fraction": fraction, "ligament_nm": size}
+    return {"solid_fraction": fraction, "radius_nm": size / (1.0 if kind == "spheres" else 2.0)}
+
+
+def _instrument(rng: np.random.Generator, pixel_nm: float, slice_nm: float) -> Instrument:
+    name = str(rng.choice(tabulated_names()))
+    # One name for all, and the table as leaves: one program serves every material.
+    solid = dataclasses.replace(
+        material(name), name="any solid", kind="metal", table=interaction_table(name)
+    )
+    chosen = make_instrument(
+        beam_kev=_between(rng, _ENERGY_KEV, CHANNELS),
+        pixel_nm=pixel_nm,
+        slice_nm=slice_nm,
+        tilt_deg=0.0 if rng.random() < _ORTHOGONAL else rng.uniform(*_TILT_DEG),
+        solid=solid,
+    )
+    backscatter = rng.random(CHANNELS) < _BSE
+    fraction = np.where(backscatter, 0.03, rng.uniform(0.6, 0.97, CHANNELS))
+    detector = dataclasses.replace(
+        chosen.detector,
+        se_fraction=jnp.asarray(fraction, float),
+        probe_nm=jnp.asarray(pixel_nm * _between(rng, _PROBE_PX, CHANNELS), float),
+    )
+    noise = dataclasses.replace(
+        chosen.noise, dose_electrons=jnp.asarray(_between(rng, _DOSE, CHANNELS), float)
+    )
+    return dataclasses.replace(chosen, detector=detector, noise=noise)
+
+
+def draw_source(rng: np.random.Generator) -> Source:
+    """A random instrument and specimen.
+
+    Materials are the 17 whose tables are shipped, energies 0.7 to 10 keV, every fourth channel
+    of backscatter, doses 10 to 300 electrons a pixel, features 5 to 16 pixels wide.
+    """
+    pixel_nm, slice_nm = _GRIDS[rng.integers(len(_GRIDS))]
+    kind = str(rng.choice(list(_KINDS), p=list(_KINDS.values())))
+    specimen = _specimen(rng, kind, pixel_nm)
+    return Source(
+        instrument=_instrument(rng, pixel_nm, slice_nm),
+        specimen={name: jnp.asarray(value, float) for name, value in specimen.items()},
+        kind=kind,
+        slice_nm=slice_nm,
+        pixel_nm=pixel_nm,
+    )
+
+
+def _batch(rng: np.random.Generator, data: SimulatedData, key: jax.Array) -> Batch:
+    source = draw_source(rng)
+    images, solid = draw_batch(source, key, draw_training_stack, data)
+    # A recording's own grey values are all that is known of it before a fit.
+    mean, sd = grey_statistics([images])
+    conditions = channel_conditions(source.instrument)
+    return images, solid, ChannelInput(mean=mean, sd=sd, conditions=conditions)
+
+
+def pretrain(
+    config: ModelConfig,
+    *,
+    folder: Path,
+    seed: int,
+    settings: TrainSettings,
+    data: SimulatedData,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Segmenter:
+    """Train a general network, or go on where a broken run of the same arguments stopped.
+
+    Args:
+        folder: for checkpoints and log, see `fibnet.train.run_training`.
+        seed: decides weights and data.
+    """
+    data = dataclasses.replace(data, below_slices=data.below_slices or _BELOW)
+    keys = jax.random.split(jax.random.key(seed))
+
+    def batch(number: int, which: int) -> Batch:
+        rng = np.random.default_rng([seed, which, number])
+        return _batch(rng, data, jax.random.fold_in(keys[which], number))
+
+    params, temperature = run_training(
+        lambda step: batch(step, 0),
+        [batch(i, 1) for i in range(_VALIDATION)],
+        config,
+        folder=folder,
+        seed=seed,
+        settings=settings,
+        progress=progress,
+    )
+    return Segmenter(
+        config=config,
+        params=params,
+        channels=None,
+        beam_kev=(),
+        detectors=(),
+        temperature=temperature,
+    )

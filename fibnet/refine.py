@@ -1,0 +1,206 @@
+"""Refinement of a segmented volume by the likelihood of the stack, through the forward model.
+
+The network sees a small window of the images and decides every voxel by itself. The forward model
+says what a whole volume must look like. Both are brought together by the mean-field update of
+variational inference: with the network's probabilities as the prior,
+
+    logit q  <-  logit q_0 - w dL/dq,
+
+where ``L(q)`` is the robust negative log likelihood of the whole stack (`fibsim.fit.robust`) for
+the volume of solid fractions ``q``, and its gradient tells for every voxel how much better the
+stack would be explained if that voxel were solid. The weight ``w`` is far below 1: neighbouring
+grey values share their errors, and the network has seen the same images (Blei, Kucukelbir &
+McAuliffe 2017, doi 10.1080/01621459.2017.1285773, for the method).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from fibsim.fit import (
+    RegressionResult,
+    expected_faces,
+    face_surfaces,
+    grey_levels,
+    mirrored,
+    robust_loss,
+)
+from fibsim.instrument import Instrument
+from fibsim.milling import Milling
+from fibsim.stack import Stack
+
+__all__ = ["VolumeRefinement", "refine_volume"]
+
+# Beyond these probabilities the network is as good as certain.
+_SURE = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VolumeRefinement:
+    """How a volume is refined.
+
+    Attributes:
+        steps: updates.
+        damping: share of the way to the update's result that each goes.
+        weight: ``w`` of the module's docstring.
+        largest_change: of a voxel's logit.
+        tile_px, margin_px: side of what is rendered at once, and the rim around it whose own
+            grey values another tile explains.
+        tile_slices: its depth in slices.
+        sublayers: layers per slice.
+    """
+
+    steps: int = 12
+    damping: float = 0.3
+    weight: float = 0.1
+    largest_change: float = 3.0
+    tile_px: int = 128
+    margin_px: int = 12
+    tile_slices: int = 24
+    sublayers: int = 3
+
+
+@functools.partial(jax.jit, static_argnames=("sublayers",))
+def _gradient(
+    solid: Float[Array, "face y x"],
+    grey: Float[Array, "channel slice y x"],
+    weight: Float[Array, "slice y x"],
+    instrument: Instrument,
+    milling: Milling,
+    misfit: Float[Array, " channel"],
+    surfaces: tuple[Array, Array],
+    sublayers: int,
+) -> tuple[Array, Float[Array, "face y x"]]:
+    """Robust loss of a tile, summed over channels and pixels, and its gradient in ``solid``."""
+
+    def loss(solid):
+        expected = expected_faces(
+            solid - 0.5,
+            instrument,
+            milling,
+            num_slices=grey.shape[1],
+            sublayers=sublayers,
+            surfaces=surfaces,
+        )
+        return jnp.sum(weight * robust_loss(grey, expected, instrument, misfit))
+
+    return jax.value_and_grad(loss)(solid)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tile:
+    """Faces ``rows`` (the first ``count`` are explained) and pixels ``y, x`` of a tile."""
+
+    rows: np.ndarray
+    count: int
+    y: slice
+    x: slice
+    weight: np.ndarray
+
+
+def _parts(size: int, tile: int, margin: int) -> list[tuple[slice, slice]]:
+    """(what is rendered, what of it is explained) along an axis, all of one length."""
+    if size <= tile + 2 * margin:
+        return [(slice(0, size), slice(0, size))]
+    full, found = tile + 2 * margin, []
+    for first in range(0, size, tile):
+        last = min(first + tile, size)
+        start = min(max(first - margin, 0), size - full)
+        found.append((slice(start, start + full), slice(first - start, last - start)))
+    return found
+
+
+def _tiles(shape: tuple[int, int, int], weights: np.ndarray, below: int, how: VolumeRefinement):
+    slices = shape[0]
+    depth = min(how.tile_slices, slices)
+    for first in range(0, slices, depth):
+        # The last tile begins earlier, so that all are alike; a slice counts in one of them.
+        start = min(first, slices - depth)
+        own = weights[start : start + depth] * (np.arange(start, start + depth) >= first)
+        if not own.any():
+            continue
+        rows = mirrored(np.arange(start, start + depth + below + 1), slices)
+        for y, inside_y in _parts(shape[1], how.tile_px, how.margin_px):
+            for x, inside_x in _parts(shape[2], how.tile_px, how.margin_px):
+                weight = np.zeros((depth, y.stop - y.start, x.stop - x.start), np.float32)
+                weight[:, inside_y, inside_x] = own[:, None, None]
+                yield _Tile(rows, depth, y, x, weight)
+
+
+def refine_volume(
+    stack: Stack,
+    probability: Float[np.ndarray, "slice y x"],
+    regression: RegressionResult,
+    *,
+    settings: VolumeRefinement | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[Float[np.ndarray, "slice y x"], np.ndarray]:
+    """Probabilities of solid that also explain the stack.
+
+    The volume is rendered tile by tile, so that memory does not grow with it.
+
+    Args:
+        stack: the recorded stack.
+        probability: of solid at every imaged face, the network's.
+        regression: of the instrument on that volume: instrument, milling and misfit are taken.
+        progress: called with (updates done, updates, text).
+
+    Returns:
+        The refined probabilities, and the robust loss per grey value before each update and
+        after the last one.
+    """
+    how = settings or VolumeRefinement()
+    grey = grey_levels(stack)
+    surfaces = tuple(jnp.asarray(v) for v in face_surfaces(probability))
+    misfit = jnp.asarray(regression.fitted.misfit_grey, jnp.float32)
+    tiles = list(_tiles(probability.shape, regression.weights, regression.below_slices, how))
+    counted = max(sum(float(t.weight.sum()) for t in tiles) * len(grey), 1.0)
+    prior = np.clip(np.asarray(probability, np.float32), _SURE, 1 - _SURE)
+    first = np.log(prior / (1 - prior))
+
+    def gradient_of(solid: np.ndarray) -> tuple[float, np.ndarray]:
+        total, gradient = 0.0, np.zeros_like(solid)
+        for tile in tiles:
+            run = _run_of(regression.milling, tile)
+            loss, slope = _gradient(
+                jnp.asarray(solid[tile.rows, tile.y, tile.x]),
+                jnp.asarray(grey[:, tile.rows[: tile.count], tile.y, tile.x]),
+                jnp.asarray(tile.weight),
+                regression.instrument,
+                run,
+                misfit,
+                surfaces,
+                how.sublayers,
+            )
+            total += float(loss)
+            # Mirrored faces come twice, so that an indexed sum is needed.
+            np.add.at(gradient[:, tile.y, tile.x], tile.rows, np.nan_to_num(np.asarray(slope)))
+        return total / counted, gradient
+
+    logit, losses = first, []
+    for step in range(how.steps):
+        loss, gradient = gradient_of(_sigmoid(logit))
+        losses.append(loss)
+        change = np.clip(-how.weight * gradient, -how.largest_change, how.largest_change)
+        logit = logit + how.damping * (first + change - logit)
+        if progress is not None:
+            progress(step + 1, how.steps, f"loss {loss:.3f}")
+    losses.append(gradient_of(_sigmoid(logit))[0])
+    # Where the network was as good as certain its own value stands, but for what moved.
+    moved = _sigmoid(logit)
+    kept = (np.abs(logit - first) < 1e-3) & ((probability < _SURE) | (probability > 1 - _SURE))
+    return np.where(kept, probability, moved).astype(np.float32), np.asarray(losses)
+
+
+def _run_of(milling: Milling, tile: _Tile) -> Milling:
+    rows = jax.tree.map(lambda v: v[tile.rows], milling)
+    return dataclasses.replace(rows, curtain=rows.curtain[:, tile.x], line=rows.line[:, tile.y])
+
+
+def _sigmoid(logit: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logit))
