@@ -110,13 +110,13 @@ def intervals(
         forward, back = _transform(name)
         try:
             centre = forward(value)
-        except ValueError:  # a porosity of 0 or 1, a size of 0
+        except (ValueError, ZeroDivisionError):  # a porosity of 0 or 1, a size of 0
             continue
         differences = []
         for case in cases:
             try:
                 differences.append(forward(case.true[name]) - forward(case.found[name]))
-            except (KeyError, ValueError):
+            except (KeyError, ValueError, ZeroDivisionError):
                 continue
         d = np.asarray([v for v in differences if np.isfinite(v)])
         if len(d) < 3 or not math.isfinite(centre):

@@ -39,7 +39,6 @@ _ORTHOGONAL = 0.3  # share of machines whose beam meets the face at a right angl
 _TILT_DEG = (34.0, 40.0)
 _DOSE = (10.0, 300.0)
 _PROBE_PX = (0.2, 0.8)
-_VALIDATION = 12
 _BELOW = 10  # steps below the last slice (22 slices): five features of most specimens
 
 
@@ -123,6 +122,7 @@ def pretrain(
     seed: int,
     settings: TrainSettings,
     data: SimulatedData,
+    validation: int = 12,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Segmenter:
     """Train a general network, or go on where a broken run of the same arguments stopped.
@@ -130,6 +130,7 @@ def pretrain(
     Args:
         folder: for checkpoints and log, see `fibnet.train.run_training`.
         seed: decides weights and data.
+        validation: stacks for validation lines and temperature.
     """
     data = dataclasses.replace(data, below_slices=data.below_slices or _BELOW)
     keys = jax.random.split(jax.random.key(seed))
@@ -140,7 +141,7 @@ def pretrain(
 
     params, temperature = run_training(
         lambda step: batch(step, 0),
-        [batch(i, 1) for i in range(_VALIDATION)],
+        [batch(i, 1) for i in range(validation)],
         config,
         folder=folder,
         seed=seed,

@@ -4,11 +4,11 @@ The network sees a small window of the images and decides every voxel by itself.
 says what a whole volume must look like. Both are brought together by the mean-field update of
 variational inference: with the network's probabilities as the prior,
 
-    logit q  <-  logit q_0 - w dL/dq,
+    logit q  <-  logit q_0 - w dL/dq,    dL/dq = dL/d(logit q) / (q (1 - q)),
 
 where ``L(q)`` is the robust negative log likelihood of the whole stack (`fibsim.fit.robust`) for
-the volume of solid fractions ``q``, and its gradient tells for every voxel how much better the
-stack would be explained if that voxel were solid. The weight ``w`` is far below 1: neighbouring
+the volume of solid fractions ``q``, between faces interpolated in the logit, and its gradient tells
+for every voxel how much better the stack would be explained if it were solid. The weight ``w`` is far below 1: neighbouring
 grey values share their errors, and the network has seen the same images (Blei, Kucukelbir &
 McAuliffe 2017, doi 10.1080/01621459.2017.1285773, for the method).
 """
@@ -36,8 +36,11 @@ from fibsim.stack import Stack
 
 __all__ = ["VolumeRefinement", "refine_volume"]
 
-# Beyond these probabilities the network is as good as certain.
-_SURE = 1e-3
+# The network's logits are kept within these: beyond, a wall between two faces would lie where the
+# network is surer instead of midway.
+_LARGEST_LOGIT = 6.0
+# q (1 - q) is not taken smaller, so that what is certain stays.
+_SMALLEST_VARIANCE = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,9 @@ class VolumeRefinement:
         damping: share of the way to the update's result that each goes.
         weight: ``w`` of the module's docstring.
         largest_change: of a voxel's logit.
+        smoothing: standard deviation of the Gaussian that the update is smoothed with, in slices,
+            pixels and pixels: a single grey value says little over its noise, and what is wrong
+            is wrong for a patch.
         tile_px, margin_px: side of what is rendered at once, and the rim around it whose own
             grey values another tile explains.
         tile_slices: its depth in slices.
@@ -59,6 +65,7 @@ class VolumeRefinement:
     damping: float = 0.3
     weight: float = 0.1
     largest_change: float = 3.0
+    smoothing: tuple[float, float, float] = (0.5, 1.5, 1.5)
     tile_px: int = 128
     margin_px: int = 12
     tile_slices: int = 24
@@ -67,7 +74,7 @@ class VolumeRefinement:
 
 @functools.partial(jax.jit, static_argnames=("sublayers",))
 def _gradient(
-    solid: Float[Array, "face y x"],
+    logit: Float[Array, "face y x"],
     grey: Float[Array, "channel slice y x"],
     weight: Float[Array, "slice y x"],
     instrument: Instrument,
@@ -76,20 +83,21 @@ def _gradient(
     surfaces: tuple[Array, Array],
     sublayers: int,
 ) -> tuple[Array, Float[Array, "face y x"]]:
-    """Robust loss of a tile, summed over channels and pixels, and its gradient in ``solid``."""
+    """Robust loss of a tile, summed over channels and pixels, and its gradient in ``logit``."""
 
-    def loss(solid):
+    def loss(logit):
         expected = expected_faces(
-            solid - 0.5,
+            logit,
             instrument,
             milling,
             num_slices=grey.shape[1],
             sublayers=sublayers,
             surfaces=surfaces,
+            logit=True,
         )
         return jnp.sum(weight * robust_loss(grey, expected, instrument, misfit))
 
-    return jax.value_and_grad(loss)(solid)
+    return jax.value_and_grad(loss)(logit)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,21 +162,24 @@ def refine_volume(
         The refined probabilities, and the robust loss per grey value before each update and
         after the last one.
     """
+    from scipy.ndimage import gaussian_filter
+
     how = settings or VolumeRefinement()
     grey = grey_levels(stack)
     surfaces = tuple(jnp.asarray(v) for v in face_surfaces(probability))
     misfit = jnp.asarray(regression.fitted.misfit_grey, jnp.float32)
     tiles = list(_tiles(probability.shape, regression.weights, regression.below_slices, how))
     counted = max(sum(float(t.weight.sum()) for t in tiles) * len(grey), 1.0)
-    prior = np.clip(np.asarray(probability, np.float32), _SURE, 1 - _SURE)
-    first = np.log(prior / (1 - prior))
+    network = np.clip(np.asarray(probability, np.float32), 1e-6, 1 - 1e-6)
+    network = np.log(network / (1 - network))
+    first = np.clip(network, -_LARGEST_LOGIT, _LARGEST_LOGIT)
 
-    def gradient_of(solid: np.ndarray) -> tuple[float, np.ndarray]:
-        total, gradient = 0.0, np.zeros_like(solid)
+    def gradient_of(logit: np.ndarray) -> tuple[float, np.ndarray]:
+        total, gradient = 0.0, np.zeros_like(logit)
         for tile in tiles:
             run = _run_of(regression.milling, tile)
             loss, slope = _gradient(
-                jnp.asarray(solid[tile.rows, tile.y, tile.x]),
+                jnp.asarray(logit[tile.rows, tile.y, tile.x]),
                 jnp.asarray(grey[:, tile.rows[: tile.count], tile.y, tile.x]),
                 jnp.asarray(tile.weight),
                 regression.instrument,
@@ -184,17 +195,18 @@ def refine_volume(
 
     logit, losses = first, []
     for step in range(how.steps):
-        loss, gradient = gradient_of(_sigmoid(logit))
+        loss, gradient = gradient_of(logit)
         losses.append(loss)
-        change = np.clip(-how.weight * gradient, -how.largest_change, how.largest_change)
+        solid = _sigmoid(logit)
+        by_fraction = gradient / np.maximum(solid * (1 - solid), _SMALLEST_VARIANCE)
+        by_fraction = gaussian_filter(by_fraction, how.smoothing)
+        change = np.clip(-how.weight * by_fraction, -how.largest_change, how.largest_change)
         logit = logit + how.damping * (first + change - logit)
         if progress is not None:
             progress(step + 1, how.steps, f"loss {loss:.3f}")
-    losses.append(gradient_of(_sigmoid(logit))[0])
-    # Where the network was as good as certain its own value stands, but for what moved.
-    moved = _sigmoid(logit)
-    kept = (np.abs(logit - first) < 1e-3) & ((probability < _SURE) | (probability > 1 - _SURE))
-    return np.where(kept, probability, moved).astype(np.float32), np.asarray(losses)
+    losses.append(gradient_of(logit)[0])
+    refined = _sigmoid(network + logit - first)
+    return refined.astype(np.float32), np.asarray(losses)
 
 
 def _run_of(milling: Milling, tile: _Tile) -> Milling:

@@ -102,10 +102,9 @@ class Learner:
 
     @property
     def optimiser(self) -> optax.GradientTransformation:
-        steps = self.settings.steps
-        schedule = optax.warmup_cosine_decay_schedule(
-            0.0, self.settings.learning_rate, max(steps // 20, 1), steps
-        )
+        steps, rate = self.settings.steps, self.settings.learning_rate
+        warm = max(steps // 20, 1)
+        schedule = optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(steps, warm + 1))
         return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-4))
 
     @functools.partial(jax.jit, static_argnums=0)

@@ -83,12 +83,16 @@ def _labels(probability):
 
 
 def fill_slices(
-    field: Float[Array, "face y x"], sublayers: int
+    field: Float[Array, "face y x"], sublayers: int, *, logit: bool = False
 ) -> Float[Array, "face-1 sublayer y x"]:
-    """Solid fraction of the sub-layers between consecutive faces: the field at their middles."""
+    """Solid fraction of the sub-layers between consecutive faces: the field at their middles.
+
+    With ``logit`` the field is the logit of the solid fraction instead of a `level_field`: walls
+    of certain voxels are as sharp, and every voxel has a gradient.
+    """
     t = ((jnp.arange(sublayers, dtype=field.dtype) + 0.5) / sublayers)[:, None, None]
     between = (1 - t) * field[:-1, None] + t * field[1:, None]
-    return jnp.clip(0.5 + between, 0.0, 1.0)
+    return jax.nn.sigmoid(between) if logit else jnp.clip(0.5 + between, 0.0, 1.0)
 
 
 def expected_faces(
@@ -99,6 +103,7 @@ def expected_faces(
     num_slices: int,
     sublayers: int,
     surfaces: tuple[Array, Array],
+    logit: bool = False,
 ) -> Float[Array, "channel slice y x"]:
     """Expected grey values of a stack whose faces are known; traceable.
 
@@ -114,6 +119,7 @@ def expected_faces(
         num_slices: the first so many faces are imaged.
         sublayers: layers per slice.
         surfaces: `face_surfaces` of the whole volume.
+        logit: the field is that of `fill_slices` with ``logit``.
     """
     geometry = instrument.geometry
 
@@ -122,7 +128,8 @@ def expected_faces(
         image = shift_lateral(image, drift[0] / geometry.pixel_nm, axis=0, periodic=False)
         return shift_lateral(image, drift[1] / geometry.pixel_nm, axis=1, periodic=False)
 
-    solid = fill_slices(jax.lax.map(undrift, (field, milling.drift_nm)), sublayers)
+    undrifted = jax.lax.map(undrift, (field, milling.drift_nm))
+    solid = fill_slices(undrifted, sublayers, logit=logit)
     phases = [solid] if instrument.num_phases == 1 else [solid, 1 - solid]
     mean = jnp.stack(phases, axis=1)
     rows = jax.tree.map(lambda leaf: leaf[:-1], milling)

@@ -1,0 +1,100 @@
+"""Refinement: tiles cover the stack once, a volume is mended where the stack says so."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fibnet.refine import VolumeRefinement, _parts, _tiles, refine_volume
+from fibsim.fit import ChannelResidual, RegressionResult
+from fibsim.fit.regress import slice_weights
+from fibsim.milling import nominal_milling
+from fibsim.presets import make_instrument
+from fibsim.simulate_command import record
+from fibsim.stack import virtual_stack
+
+SLICES, SIDE, BELOW = 8, 40, 3
+
+
+@pytest.mark.parametrize("size", [10, 64, 65, 200])
+def test_parts_explain_every_pixel_once_and_are_alike(size):
+    parts = _parts(size, 32, 8)
+    count = np.zeros(size)
+    for whole, inside in parts:
+        assert 0 <= whole.start and whole.stop <= size
+        count[whole][inside] += 1
+    np.testing.assert_array_equal(count, 1)
+    assert len({w.stop - w.start for w, _ in parts}) == 1
+
+
+def test_tiles_explain_every_slice_that_counts_once():
+    how = VolumeRefinement(tile_px=16, margin_px=4, tile_slices=5)
+    weights = slice_weights(12, 3)
+    total = np.zeros((12, 40, 30))
+    for tile in _tiles(total.shape, weights, 3, how):
+        assert tile.rows.max() < 12 and len(tile.rows) == tile.count + 4
+        total[tile.rows[: tile.count], tile.y, tile.x] += tile.weight
+    np.testing.assert_array_equal(total, np.broadcast_to(weights[:, None, None], total.shape))
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """A stack, its truth, and a network's volume that is unsure where it is wrong."""
+    instrument = make_instrument(beam_kev=[1.0, 5.0], tilt_deg=38.0)
+    sample = record(
+        instrument,
+        kind="waves",
+        parameters={"solid_fraction": 0.4, "ligament_nm": 40.0},
+        slices=SLICES,
+        side=SIDE,
+        seed=4,
+    )
+    stack, truth = virtual_stack(sample.images, instrument), np.asarray(sample.solid)
+    wrong = np.zeros(truth.shape, bool)
+    for k, y, x in np.random.default_rng(0).integers((0, 4, 4), (4, SIDE - 4, SIDE - 4), (6, 3)):
+        wrong[k, y - 3 : y + 4, x - 3 : x + 4] = True
+    probability = np.where(wrong, 0.5 + 0.2 * (0.5 - truth), 0.5 + 0.9 * (truth - 0.5))
+    residual = ChannelResidual(
+        chi2=np.ones(2), explained=np.ones(2), noise_share=np.ones(2), outliers=np.zeros(2),
+        misfit_grey=np.full(2, 4.0),
+    )  # fmt: skip
+    regression = RegressionResult(
+        instrument=instrument,
+        milling=nominal_milling(instrument, truth.shape),
+        interpolation="linear",
+        start=residual,
+        fitted=residual,
+        moved={},
+        weights=slice_weights(SLICES, BELOW),
+        below_slices=BELOW,
+        loss=np.zeros(1),
+    )
+    return stack, truth > 0.5, probability.astype(np.float32), wrong, regression
+
+
+@pytest.mark.usefixtures("compiled_fast_once")
+def test_wrong_voxels_are_mended_and_the_others_stay(problem):
+    stack, truth, probability, wrong, regression = problem
+    how = VolumeRefinement(steps=10, damping=0.4, weight=0.5, sublayers=2)
+    refined, losses = refine_volume(stack, probability, regression, settings=how)
+    assert losses.shape == (11,) and losses[-1] < losses[0]
+    before, after = ((p > 0.5) == truth for p in (probability, refined))
+    assert before[wrong].mean() < 0.1  # where the truth is neither 0 nor 1 alone
+    assert after[wrong].mean() > 0.7
+    assert after[~wrong].mean() > before[~wrong].mean() - 0.005
+    assert refined.shape == probability.shape and refined.dtype == np.float32
+
+    # In tiles that overlap by their margins nearly the same comes out.
+    tiled = dataclasses.replace(how, tile_px=20, margin_px=8, tile_slices=4, steps=2)
+    parts, _ = refine_volume(stack, probability, regression, settings=tiled)
+    whole, _ = refine_volume(
+        stack, probability, regression, settings=dataclasses.replace(how, steps=2)
+    )
+    assert np.abs(parts - whole).max() < 0.05 < np.abs(whole - probability).max()
+
+
+def test_without_weight_nothing_moves(problem):
+    stack, _, probability, _, regression = problem
+    how = VolumeRefinement(steps=1, weight=0.0, sublayers=1)
+    same, _ = refine_volume(stack, probability, regression, settings=how)
+    np.testing.assert_allclose(same, probability, atol=1e-5)
