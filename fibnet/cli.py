@@ -1,4 +1,4 @@
-"""The ``fibnet`` command: reconstruct, train, segment, evaluate, demo."""
+"""The ``fibnet`` command: reconstruct, train, segment, evaluate, measure, demo."""
 
 import dataclasses
 import sys
@@ -165,6 +165,28 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Measure:
+    """Measure a label volume: sizes, surface, topology, transport, correlation, surface mesh."""
+
+    volume: tyro.conf.Positional[Path]
+    """Label (0 = pore, one other value = solid) or probability (cut at one half)."""
+    out: Out
+    """New folder for measures.csv, curves.csv and the mesh."""
+    voxel_nm: tuple[float, float, float] | None = None
+    """Sides of a voxel along z, y and x in nm, instead of the file's own."""
+    mesh: Literal["stl", "ply"] | None = None
+    """Also write the surface of the solid in this format."""
+
+    def run(self) -> None:
+        from fibnet.measure_command import measure_to_folder
+
+        use_compilation_cache()
+        measure_to_folder(
+            self.volume, self.out, voxel_nm=self.voxel_nm, mesh=self.mesh, announce=announce
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Demo:
     """The whole job on a small virtual specimen: simulate, fit, train, segment, score, report."""
 
@@ -187,6 +209,7 @@ def main(argv: list[str] | None = None) -> int:
         "train": Train,
         "segment": Segment,
         "evaluate": Evaluate,
+        "measure": Measure,
         "demo": Demo,
     }
     return run_command("fibnet", commands, "Segmenter for FIB-SEM stacks, taught by fibsim.", argv)
