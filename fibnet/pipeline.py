@@ -16,6 +16,7 @@ import numpy as np
 
 from fibnet.alternate import AlternationSettings, alternate
 from fibnet.baselines import all_baselines
+from fibnet.correlation import correlation_rows, correlations, curves_table
 from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack, source_from_file
 from fibnet.metrics import scores
 from fibnet.model import ModelConfig
@@ -24,6 +25,7 @@ from fibnet.segment import predict
 from fibnet.segmenter import load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
 from fibnet.train import PRESETS, Preset, train
+from fibnet.transport import transport, transport_rows
 from fibsim import io as stack_io
 from fibsim.errors import InputError
 from fibsim.fit import (
@@ -223,6 +225,17 @@ class _Job:
             show(i + 1, len(volumes), name)
         if self.truth is not None:
             results["truth"] = {"measures": as_rows(measure(self.truth, voxel))}
+        # What takes longest, for the result and the truth alone.
+        curves = {}
+        for name, volume in (("fibnet", label), ("truth", self.truth)):
+            if volume is not None:
+                curves[name] = correlations(volume, voxel)
+                results[name]["structure"] = [
+                    *transport_rows(transport(volume, voxel)),
+                    *correlation_rows(curves[name]),
+                ]
+        table = stack_io.csv_text(curves_table(curves))
+        stack_io.atomic_write_text(self.out / "curves.csv", table)
         stack_io.atomic_write_text(self.out / "measures.csv", measures_csv(results))
         stack_io.atomic_write_text(self.out / "measures.json", json.dumps(results))
 
@@ -256,7 +269,7 @@ def measures_csv(results: dict[str, dict]) -> str:
     """One row per quantity, one column per method; scores below the measures."""
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for method, content in results.items():
-        for name, value, unit in content["measures"]:
+        for name, value, unit in [*content["measures"], *content.get("structure", [])]:
             rows.setdefault((name, unit), {})[method] = value
         for name, value in content.get("scores", {}).items():
             rows.setdefault((name, ""), {})[method] = value
