@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float
 from fibnet.morphology import checked_label
 
 __all__ = [
-    "AXES",
     "PhaseTransport",
     "Transport",
     "percolation",
@@ -201,7 +200,8 @@ def _clusters(phase: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number of every voxel's cluster (0: not of the phase), and the volumes, that of 0 being 0."""
     from scipy.ndimage import label
 
-    clusters, number = label(phase)
+    clusters = np.empty(phase.shape, np.int32)
+    number = int(label(phase, output=clusters))
     volumes = np.bincount(clusters.ravel(), minlength=number + 1)
     volumes[0] = 0
     return clusters, volumes
@@ -257,20 +257,15 @@ def _conduct(
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """Conductance of the box by the energy, by the flux in, and by the flux out.
 
-    The axis is traced, so that one program serves all three.
+    ``weights`` are the conductances between neighbours, 1 along the axis, which is traced: one
+    program serves all three.
     """
     inside = phase.astype(jnp.float32)
-    position = sum(
-        jnp.where(along[a], (_ramp(phase.shape, a) + 0.5) / phase.shape[a], 0.0) for a in range(3)
-    )
-    first, last = (
-        sum(
-            2.0 * weights[a] * along[a] * (_ramp(phase.shape, a) == end % phase.shape[a])
-            for a in range(3)
-        )
-        * inside
-        for end in (0, -1)
-    )
+    z, y, x = (jax.lax.broadcasted_iota(jnp.float32, phase.shape, a) for a in range(3))
+    index = jnp.where(along[0], z, jnp.where(along[1], y, x))
+    length = jnp.where(along, jnp.asarray(phase.shape), 0).sum().astype(jnp.float32)
+    # Conductances to the faces of the box: half the distance, twice the conductance.
+    first, last = 2.0 * inside * (index == 0), 2.0 * inside * (index == length - 1)
     diagonal = (_neighbours(inside, weights) + first + last) * inside
     inverse = jnp.where(diagonal > 0, 1.0 / jnp.maximum(diagonal, 1e-30), 0.0)
 
@@ -288,28 +283,24 @@ def _conduct(
     def step(state):
         c, residual, direction, product, gains, left, iteration = state
         image = apply(direction)
-        length = product / jnp.maximum(jnp.vdot(direction, image), 1e-30)
-        c = c + length * direction
-        residual = residual - length * image
+        far = product / jnp.maximum(jnp.vdot(direction, image), 1e-30)
+        c = c + far * direction
+        residual = residual - far * image
         scaled = inverse * residual
         new_product = jnp.vdot(residual, scaled)
         direction = scaled + new_product / jnp.maximum(product, 1e-30) * direction
         # What a step lowers the energy by (Hestenes and Stiefel 1952, doi:10.6028/jres.049.044).
-        gain = length * product
+        gain = far * product
         gains = jnp.concatenate([gains[1:], gain[None]])
         return c, residual, direction, new_product, gains, left - gain, iteration + 1
 
-    c = (1.0 - position) * inside
+    c = (1.0 - (index + 0.5) / length) * inside
     residual = first - apply(c)
     scaled = inverse * residual
     many = jnp.full(_WINDOW, jnp.inf)
     start = (c, residual, scaled, jnp.vdot(residual, scaled), many, energy(c), 0)
     c, *_ = jax.lax.while_loop(unfinished, step, start)
     return energy(c), jnp.vdot(first, 1.0 - c), jnp.vdot(last, c)
-
-
-def _ramp(shape: tuple[int, ...], axis: int) -> Array:
-    return jax.lax.broadcasted_iota(jnp.float32, shape, axis)
 
 
 def _neighbours(c: Float[Array, "z y x"], weights: Float[Array, "3"]) -> Float[Array, "z y x"]:

@@ -51,8 +51,8 @@ def correlation_figure(volumes: Mapping[str, Correlations]) -> Picture:
         caption="Two-point correlation: the chance that two points at a distance are both solid "
         "(dotted: squared solid fraction). Lineal path: the chance that a whole segment of that "
         "length lies in the phase. Without a preferred direction in the specimen the curves along "
-        "z and in the plane of the slices agree; shine-through lengthens them along z. The ratio "
-        "is that of the distances at which they have fallen to half.",
+        "z and in the plane of the slices agree; shine-through lengthens them along z. The ratio, "
+        "of the result, is that of the distances at which they have fallen to half.",
         png=style.to_png(figure),
     )
 
