@@ -1,5 +1,6 @@
 """The ``fibnet`` command: reconstruct, train, segment, evaluate, measure, demo."""
 
+import csv
 import dataclasses
 import sys
 from pathlib import Path
@@ -75,7 +76,10 @@ class Reconstruct:
 
 def _show_result(result) -> None:
     announce("")
-    announce((result.folder / "measures.csv").read_text().replace(",", "\t"))
+    with (result.folder / "measures.csv").open(encoding="utf-8") as file:
+        for row in csv.reader(file):
+            announce("\t".join(row))
+    announce("")
     announce(f"probability  {result.probability}")
     announce(f"label        {result.label}")
     announce(f"pictures     {result.folder / 'figures'}")

@@ -213,6 +213,9 @@ class _Job:
         folder = self.out / "baselines"
         folder.mkdir(exist_ok=True)
         show = self.progress("measure")
+        # Transport takes longest: it is solved for the result and the truth alone.
+        chosen = {"fibnet": label} | ({} if self.truth is None else {"truth": self.truth})
+        total = len(volumes) + len(chosen)
         results: dict[str, dict] = {}
         for i, (name, volume) in enumerate(volumes.items()):
             results[name] = {"measures": as_rows(measure(volume, voxel))}
@@ -222,18 +225,16 @@ class _Job:
             if name != "fibnet":
                 path = folder / f"{name.replace(' ', '_')}.tif"
                 stack_io.write_volume(path, volume.astype(np.uint8), voxel_nm=voxel)
-            show(i + 1, len(volumes), name)
+            show(i + 1, total, name)
         if self.truth is not None:
             results["truth"] = {"measures": as_rows(measure(self.truth, voxel))}
-        # What takes longest, for the result and the truth alone.
-        curves = {}
-        for name, volume in (("fibnet", label), ("truth", self.truth)):
-            if volume is not None:
-                curves[name] = correlations(volume, voxel)
-                results[name]["structure"] = [
-                    *transport_rows(transport(volume, voxel)),
-                    *correlation_rows(curves[name]),
-                ]
+        curves = {name: correlations(volume, voxel) for name, volume in chosen.items()}
+        for i, (name, volume) in enumerate(chosen.items(), len(volumes)):
+            results[name]["structure"] = [
+                *transport_rows(transport(volume, voxel)),
+                *correlation_rows(curves[name]),
+            ]
+            show(i + 1, total, f"transport, {name}")
         table = stack_io.csv_text(curves_table(curves))
         stack_io.atomic_write_text(self.out / "curves.csv", table)
         stack_io.atomic_write_text(self.out / "measures.csv", measures_csv(results))
