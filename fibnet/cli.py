@@ -1,5 +1,6 @@
-"""The ``fibnet`` command: reconstruct, train, pretrain, segment, evaluate, demo."""
+"""The ``fibnet`` command: reconstruct, train, pretrain, segment, evaluate, measure, demo."""
 
+import csv
 import dataclasses
 import sys
 from pathlib import Path
@@ -79,7 +80,10 @@ class Reconstruct:
 
 def _show_result(result) -> None:
     announce("")
-    announce((result.folder / "measures.csv").read_text().replace(",", "\t"))
+    with (result.folder / "measures.csv").open(encoding="utf-8") as file:
+        for row in csv.reader(file):
+            announce("\t".join(row))
+    announce("")
     announce(f"probability  {result.probability}")
     announce(f"label        {result.label}")
     announce(f"pictures     {result.folder / 'figures'}")
@@ -205,6 +209,28 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Measure:
+    """Measure a label volume: sizes, surface, topology, transport, correlation, surface mesh."""
+
+    volume: tyro.conf.Positional[Path]
+    """Label (0 = pore, one other value = solid) or probability (cut at one half)."""
+    out: Out
+    """New folder for measures.csv, curves.csv and the mesh."""
+    voxel_nm: tuple[float, float, float] | None = None
+    """Sides of a voxel along z, y and x in nm, instead of the file's own."""
+    mesh: Literal["stl", "ply"] | None = None
+    """Also write the surface of the solid in this format."""
+
+    def run(self) -> None:
+        from fibnet.measure_command import measure_to_folder
+
+        use_compilation_cache()
+        measure_to_folder(
+            self.volume, self.out, voxel_nm=self.voxel_nm, mesh=self.mesh, announce=announce
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Demo:
     """The whole job on a small virtual specimen: simulate, fit, train, segment, score, report."""
 
@@ -228,6 +254,7 @@ def main(argv: list[str] | None = None) -> int:
         "pretrain": Pretrain,
         "segment": Segment,
         "evaluate": Evaluate,
+        "measure": Measure,
         "demo": Demo,
     }
     return run_command("fibnet", commands, "Segmenter for FIB-SEM stacks, taught by fibsim.", argv)

@@ -15,7 +15,16 @@ import numpy as np
 
 from fibsim.errors import InputError
 
-__all__ = ["Measures", "as_rows", "isotropic", "local_thickness", "measure", "signed_distance"]
+__all__ = [
+    "Measures",
+    "as_rows",
+    "checked_label",
+    "isotropic",
+    "local_thickness",
+    "measure",
+    "signed_distance",
+    "smooth_interface",
+]
 
 SMOOTHING_PIXELS = 0.8
 """Standard deviation of the blur that removes voxel steps before the surface is triangulated.
@@ -107,7 +116,7 @@ def measure(
         InputError: the label is not a binary (z, y, x) volume of at least 2 x 2 pixels, or the
             voxel size is not positive.
     """
-    solid, voxel = _checked(solid, voxel_nm)
+    solid, voxel = checked_label(solid, voxel_nm)
     flat = solid.shape[0] == 1
     phase, sides = (solid[0], voxel[1:]) if flat else (solid, voxel)
     porosity_per_slice = 1.0 - solid.mean(axis=(1, 2))
@@ -152,6 +161,31 @@ def as_rows(measures: Measures) -> list[tuple[str, float, str]]:
         ("Euler number", float(measures.euler_number), ""),
         ("Euler number density", measures.euler_density, "1/µm²" if flat else "1/µm³"),
     ]  # fmt: skip
+
+
+def checked_label(
+    solid: np.ndarray, voxel_nm: Sequence[float]
+) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """A label as booleans, and its voxel size as numbers.
+
+    Raises:
+        InputError: the label is not a binary (z, y, x) volume of at least 2 x 2 pixels, or the
+            voxel size is not positive.
+    """
+    solid = np.asarray(solid)
+    if solid.ndim != 3 or min(solid.shape, default=0) < 1 or min(solid.shape[1:]) < 2:
+        raise InputError(
+            f"Label of shape {solid.shape} found; expected (z, y, x) with at least one slice of "
+            "2 x 2 pixels."
+        )
+    if solid.dtype != bool:
+        if not np.all((solid == 0) | (solid == 1)):
+            raise InputError("The label holds values other than 0 and 1; threshold it first.")
+        solid = solid.astype(bool)
+    voxel = tuple(float(side) for side in voxel_nm)
+    if len(voxel) != 3 or not all(np.isfinite(side) and side > 0 for side in voxel):
+        raise InputError(f"Voxel size {voxel} found; give three positive sides (z, y, x) in nm.")
+    return solid, voxel
 
 
 def signed_distance(solid: np.ndarray, sides_nm: Sequence[float]) -> np.ndarray:
@@ -203,6 +237,31 @@ def isotropic(
         weight = weight.reshape([-1 if a == axis else 1 for a in range(field.ndim)])
         field = field.take(lower, axis) * (1 - weight) + field.take(lower + 1, axis) * weight
     return field, tuple(spacing)
+
+
+def smooth_interface(
+    distance: np.ndarray, spacing: Sequence[float], sides_nm: Sequence[float]
+) -> tuple[np.ndarray, float]:
+    """Blur of an interpolated distance, and the level at which the solid fraction is as before.
+
+    Along an axis that was interpolated by a factor f the field is smooth already: the blur is
+    divided by f. A blur shrinks convex bodies, so the level is moved until the solid fraction is
+    what it was.
+
+    Args:
+        distance: `signed_distance` on the grid of `isotropic`.
+        spacing: of that grid in nm.
+        sides_nm: voxel sides of the label that it came from, in nm.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    pairs = zip(spacing, sides_nm, strict=True)
+    smooth = gaussian_filter(distance, [SMOOTHING_PIXELS * min(1.0, h / side) for h, side in pairs])
+    level = float(np.quantile(smooth, np.mean(distance <= 0)))
+    # A body or pore smaller than the blur may leave nothing on one side of the level.
+    if not smooth.min() < level < smooth.max():
+        return distance, 0.0
+    return smooth, level
 
 
 def local_thickness(
@@ -266,25 +325,6 @@ def local_thickness(
     return thickness
 
 
-def _checked(
-    solid: np.ndarray, voxel_nm: Sequence[float]
-) -> tuple[np.ndarray, tuple[float, float, float]]:
-    solid = np.asarray(solid)
-    if solid.ndim != 3 or min(solid.shape, default=0) < 1 or min(solid.shape[1:]) < 2:
-        raise InputError(
-            f"Label of shape {solid.shape} found; expected (z, y, x) with at least one slice of "
-            "2 x 2 pixels."
-        )
-    if solid.dtype != bool:
-        if not np.all((solid == 0) | (solid == 1)):
-            raise InputError("The label holds values other than 0 and 1; threshold it first.")
-        solid = solid.astype(bool)
-    voxel = tuple(float(side) for side in voxel_nm)
-    if len(voxel) != 3 or not all(np.isfinite(side) and side > 0 for side in voxel):
-        raise InputError(f"Voxel size {voxel} found; give three positive sides (z, y, x) in nm.")
-    return solid, voxel
-
-
 def _grid_side(shape: Sequence[int], sides: Sequence[float], max_voxels: int) -> float:
     side = min(sides)
     voxels = math.prod(n * s / side for n, s in zip(shape, sides, strict=True))
@@ -294,20 +334,8 @@ def _grid_side(shape: Sequence[int], sides: Sequence[float], max_voxels: int) ->
 def _specific_surface(
     distance: np.ndarray, spacing: Sequence[float], sides: Sequence[float]
 ) -> float:
-    """Interface per volume (perimeter per area in 2-D) in 1/nm, of the smoothed distance.
-
-    Along an axis that was interpolated by a factor f the field is smooth already: the blur is
-    divided by f. A blur shrinks convex bodies, so the level is moved until the solid fraction is
-    what it was.
-    """
-    from scipy.ndimage import gaussian_filter
-
-    blur = [SMOOTHING_PIXELS * min(1.0, h / side) for h, side in zip(spacing, sides, strict=True)]
-    smooth = gaussian_filter(distance, blur)
-    level = float(np.quantile(smooth, np.mean(distance <= 0)))
-    # A body or pore smaller than the blur may leave nothing on one side of the level.
-    if not smooth.min() < level < smooth.max():
-        smooth, level = distance, 0.0
+    """Interface per volume (perimeter per area in 2-D) in 1/nm, of the smoothed distance."""
+    smooth, level = smooth_interface(distance, spacing, sides)
     extent = math.prod((n - 1) * h for n, h in zip(smooth.shape, spacing, strict=True))
     size = _perimeter if distance.ndim == 2 else _area
     return size(smooth, level, tuple(spacing)) / extent

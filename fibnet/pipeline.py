@@ -16,6 +16,7 @@ import numpy as np
 
 from fibnet.alternate import AlternationSettings, alternate
 from fibnet.baselines import all_baselines
+from fibnet.correlation import correlation_rows, correlations, curves_table
 from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack, source_from_file
 from fibnet.metrics import scores
 from fibnet.model import ModelConfig
@@ -26,6 +27,7 @@ from fibnet.segmenter import Segmenter, load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
 from fibnet.start import load_start, start_identity
 from fibnet.train import train
+from fibnet.transport import transport, transport_rows
 from fibsim import io as stack_io
 from fibsim.errors import InputError
 from fibsim.fit import (
@@ -213,6 +215,9 @@ class _Job:
         folder = self.out / "baselines"
         folder.mkdir(exist_ok=True)
         show = self.progress("measure")
+        # Transport takes longest: it is solved for the result and the truth alone.
+        chosen = {"fibnet": label} | ({} if self.truth is None else {"truth": self.truth})
+        total = len(volumes) + len(chosen)
         results: dict[str, dict] = {}
         for i, (name, volume) in enumerate(volumes.items()):
             results[name] = {"measures": as_rows(measure(volume, voxel))}
@@ -222,9 +227,18 @@ class _Job:
             if name != "fibnet":
                 path = folder / f"{name.replace(' ', '_')}.tif"
                 stack_io.write_volume(path, volume.astype(np.uint8), voxel_nm=voxel)
-            show(i + 1, len(volumes), name)
+            show(i + 1, total, name)
         if self.truth is not None:
             results["truth"] = {"measures": as_rows(measure(self.truth, voxel))}
+        curves = {name: correlations(volume, voxel) for name, volume in chosen.items()}
+        for i, (name, volume) in enumerate(chosen.items(), len(volumes)):
+            results[name]["structure"] = [
+                *transport_rows(transport(volume, voxel)),
+                *correlation_rows(curves[name]),
+            ]
+            show(i + 1, total, f"transport, {name}")
+        table = stack_io.csv_text(curves_table(curves))
+        stack_io.atomic_write_text(self.out / "curves.csv", table)
         stack_io.atomic_write_text(self.out / "measures.csv", measures_csv(results))
         stack_io.atomic_write_text(self.out / "measures.json", json.dumps(results))
 
@@ -266,7 +280,7 @@ def measures_csv(results: dict[str, dict]) -> str:
     """One row per quantity, one column per method; scores below the measures."""
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for method, content in results.items():
-        for name, value, unit in content["measures"]:
+        for name, value, unit in [*content["measures"], *content.get("structure", [])]:
             rows.setdefault((name, unit), {})[method] = value
         for name, value in content.get("scores", {}).items():
             rows.setdefault((name, ""), {})[method] = value

@@ -8,9 +8,9 @@ variational inference: with the network's probabilities as the prior,
 
 where ``L(q)`` is the robust negative log likelihood of the whole stack (`fibsim.fit.robust`) for
 the volume of solid fractions ``q``, between faces interpolated in the logit, and its gradient tells
-for every voxel how much better the stack would be explained if it were solid. The weight ``w`` is far below 1: neighbouring
-grey values share their errors, and the network has seen the same images (Blei, Kucukelbir &
-McAuliffe 2017, doi 10.1080/01621459.2017.1285773, for the method).
+for every voxel how much better the stack would be explained if it were solid. The weight ``w`` is
+far below 1: neighbouring grey values share their errors, and the network has seen the same images
+(Blei, Kucukelbir & McAuliffe 2017, doi 10.1080/01621459.2017.1285773, for the method).
 """
 
 import dataclasses

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fibnet.correlation import Correlations, correlations, longer_along_z
 from fibnet.data import draw_stack
 from fibnet.morphology import measure
 from fibnet.report import (
@@ -146,8 +147,10 @@ def _stack_rows(stack: Stack) -> list[tuple]:
 _POORLY_EXPLAINED = 0.3
 
 
-def _warnings(job: "_Job", facts: dict, fitted) -> list[str]:
+def _warnings(job: "_Job", facts: dict, fitted, curves: Correlations) -> list[str]:
     found = [*job.stack.warnings, *facts["warnings"], *facts["statements"]]
+    if (longer := longer_along_z(curves)) is not None:
+        found.append(longer)
     rounds = _rounds(job)
     for c, channel in enumerate(job.stack.channels if rounds else ()):
         last = rounds[-1]["retrained" if rounds[-1]["kept"] else "before"]["explained"][c]
@@ -186,6 +189,8 @@ def write_reconstruction_report(job: "_Job") -> None:
     fit, facts = _fit_section(job, names)
     fitted = load_instrument(out / "instrument.yaml")
     morphology = measure(label, stack.voxel_nm)
+    volumes = {"fibnet": label} | ({} if job.truth is None else {"truth": job.truth})
+    curves = {name: correlations(volume, stack.voxel_nm) for name, volume in volumes.items()}
     doubtful = float(np.mean((probability > 0.1) & (probability < 0.9)))
     summary = [
         ("Porosity", morphology.porosity, ""),
@@ -204,7 +209,7 @@ def write_reconstruction_report(job: "_Job") -> None:
         title=f"FIB-SEM reconstruction of {stack.name}",
         created=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         summary=summary,
-        warnings=_warnings(job, facts, fitted),
+        warnings=_warnings(job, facts, fitted, curves["fibnet"]),
         stack_rows=_stack_rows(stack),
         images=job.grey,
         channel_names=names,
@@ -215,6 +220,10 @@ def write_reconstruction_report(job: "_Job") -> None:
         baseline_labels=baselines,
         morphology=morphology,
         measures={m: [tuple(r) for r in c["measures"]] for m, c in results.items()},
+        structure={
+            m: [tuple(r) for r in c["structure"]] for m, c in results.items() if "structure" in c
+        },
+        correlations=curves,
         scores=scored or None,
         fit=fit,
         training=_training_section(job),

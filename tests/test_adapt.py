@@ -15,9 +15,9 @@ from fibnet.alternate import AlternationSettings, alternate
 from fibnet.data import SimulatedData, Source, draw_training_stack
 from fibnet.model import ModelConfig
 from fibnet.pipeline import _Job, reconstruct
+from fibnet.presets import PRESETS
 from fibnet.reporting import _adaptation_section
 from fibnet.segmenter import load_segmenter, save_segmenter
-from fibnet.presets import PRESETS
 from fibnet.train import TrainSettings, train
 from fibsim.fit import RegressionSettings
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument

@@ -92,6 +92,10 @@ def test_reconstruct_reports_every_method(whole):
     ]  # fmt: skip
     quantities = [r[0] for r in rows[1:]]
     assert "Porosity" in quantities and "dice" in quantities
+    # What takes longest is measured of the result and the truth alone.
+    tortuosity = next(r for r in rows if r[0] == "Tortuosity factor of the pores, x")
+    assert [bool(value) for value in tortuosity[2:]] == [True, *[False] * 5, True]
+    assert "fibnet,two_point,in-plane,0," in (out / "curves.csv").read_text()
     page = (out / "report.html").read_text()
     assert "http://" not in page and "data:image/png;base64" in page
     assert str(out / "report.html") in text

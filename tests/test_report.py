@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from fibnet import metrics, morphology
+from fibnet import correlation, metrics, morphology
 from fibnet.report import (
     AdaptationSection,
     FitSection,
@@ -60,6 +60,17 @@ def full_content(channels=2, slices=8):
         measures={
             "fibnet": morphology.as_rows(measures),
             "k-means": morphology.as_rows(morphology.measure(images[0] > 130, VOXEL)),
+        },
+        structure={
+            "fibnet": [
+                ("Tortuosity factor of the pores, z", 1.513, ""),
+                ("Tortuosity factor of the solid, z", float("inf"), ""),
+            ],
+            "truth": [("Tortuosity factor of the pores, z", 1.611, "")],
+        },
+        correlations={
+            "fibnet": correlation.correlations(label, VOXEL),
+            "truth": correlation.correlations(truth, VOXEL),
         },
         scores={
             "fibnet": metrics.scores(label, truth, VOXEL, probability),
@@ -151,17 +162,18 @@ def test_text_is_escaped(written):
 def test_holds_the_numbers(written, content):
     text = " ".join(Reader(written.read_text(encoding="utf-8")).text.split())
     for shown in ("0.634 ± 0.012", "35.1 (33.8 to 36.2)", "41.2", "12.31", "3.21", "tiny <fast>",
-                  "0.6411", "2.13", "+0.90", "1.43", "0.962", "0.127"):  # fmt: skip
+                  "0.6411", "2.13", "+0.90", "1.43", "0.962", "0.127", "1.513", "∞"):  # fmt: skip
         assert shown in text, shown
     measures = content.morphology
     assert f"{measures.ligament_diameter_nm:.2f}" in text
     assert f"{content.scores['fibnet']['dice']:.3f}" in text
-    for section in ("Recording", "Segmentation", "Morphology", "Comparison with the truth",
+    for section in ("Recording", "Segmentation", "Morphology", "Transport and anisotropy",
+                    "Comparison with the truth",
                     "Fit of the simulator", "Training", "Alternation with the segmentation",
                     "Reproducibility"):  # fmt: skip
         assert section in text
     numbers = [int(n) for n in re.findall(r"Figure (\d+)\.", text)]
-    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) == 12
+    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) == 13
 
 
 def test_figures_lie_beside_the_report(written):
@@ -169,7 +181,7 @@ def test_figures_lie_beside_the_report(written):
     page = Reader(written.read_text(encoding="utf-8"))
     assert [f.name[:2] for f in files] == [f"{n:02d}" for n in range(1, len(page.sources) + 1)]
     assert all(f.read_bytes().startswith(b"\x89PNG") for f in files)
-    assert len(files) == 12
+    assert len(files) == 13
 
 
 def test_best_scores_are_bold(written, content):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fibnet.correlation import Correlations
 from fibnet.morphology import Measures
 from fibsim.errors import InputError
 
@@ -96,6 +97,9 @@ class ReportContent:
         result_name: what the result is called beside the baselines.
         morphology: measures of the result, for the distributions of sizes.
         measures: method -> rows ``(name, value, unit)``; the first is the result.
+        structure: method -> rows ``(name, value, unit)`` of transport and anisotropy; the first
+            is the result.
+        correlations: method -> curves; the first is the result.
         scores: method -> metric -> value, as from `fibnet.metrics.scores`.
         fit: the fit of the simulator.
         training: the training of the segmenter.
@@ -120,6 +124,8 @@ class ReportContent:
     result_name: str = "fibnet"
     morphology: Measures | None = None
     measures: Mapping[str, Sequence[tuple[str, float, str]]] | None = None
+    structure: Mapping[str, Sequence[tuple[str, float, str]]] | None = None
+    correlations: Mapping[str, Correlations] | None = None
     scores: Mapping[str, Mapping[str, float]] | None = None
     fit: FitSection | None = None
     training: TrainingSection | None = None

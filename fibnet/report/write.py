@@ -11,6 +11,7 @@ from fibnet.report import curves, volumes
 from fibnet.report.content import AdaptationSection, FitSection, ReportContent, checked
 from fibnet.report.numbers import aligned, format_value
 from fibnet.report.page import Page
+from fibnet.report.structure import correlation_figure
 from fibnet.report.style import Picture
 
 __all__ = ["write_report"]
@@ -48,6 +49,7 @@ def write_report(path: str | os.PathLike, content: ReportContent) -> Path:
     _recording(page, place, content)
     _segmentation(page, place, content)
     _morphology(page, place, content)
+    _structure(page, place, content)
     _comparison(page, place, content)
     if content.fit is not None:
         _fit(page, place, content, content.fit)
@@ -108,7 +110,7 @@ def _morphology(page: Page, place: Place, content: ReportContent) -> None:
         return
     page.section("Morphology")
     if content.measures:
-        _measures_table(page, content.measures)
+        _measures_table(page, content.measures, "Measures")
     if content.morphology is not None:
         place(curves.sizes_figure(content.morphology))
     if labels and content.voxel_nm is not None:
@@ -126,7 +128,24 @@ def _labels(content: ReportContent) -> dict[str, np.ndarray]:
     return {content.result_name: content.label, **content.baseline_labels}
 
 
-def _measures_table(page: Page, measures: Mapping[str, Sequence[tuple[str, float, str]]]) -> None:
+def _structure(page: Page, place: Place, content: ReportContent) -> None:
+    if not content.structure and not content.correlations:
+        return
+    page.section("Transport and anisotropy")
+    if content.correlations:
+        place(correlation_figure(content.correlations))
+    if content.structure:
+        page.paragraph(
+            "Tortuosity factor: volume fraction times free over effective diffusivity, infinite "
+            "where the phase does not connect both faces. Percolating fraction: share of the phase "
+            "that does. Half length: distance at which a curve has fallen to half."
+        )
+        _measures_table(page, content.structure, "Transport and anisotropy")
+
+
+def _measures_table(
+    page: Page, measures: Mapping[str, Sequence[tuple[str, float, str]]], title: str
+) -> None:
     names = list(measures)
     methods = [{name: (value, unit) for name, value, unit in rows} for rows in measures.values()]
     quantities = list(dict.fromkeys(name for method in methods for name in method))
@@ -137,7 +156,7 @@ def _measures_table(page: Page, measures: Mapping[str, Sequence[tuple[str, float
         values = [float("nan") if value is None else float(value) for value, _ in found]
         rows.append((quantity, unit, *aligned(values, 4)))
     page.table(
-        f"Measures of the result ({names[0]})"
+        f"{title} of the result ({names[0]})"
         + (" and of the other label volumes." if len(names) > 1 else "."),
         ("Measure", "Unit", *names),
         rows,
