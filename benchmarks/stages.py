@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-STAGES = ("fit", "train", "adapt", "segment", "measure", "report")
+STAGES = ("fit", "train", "adapt", "segment", "refine", "measure", "report")
 
 
 def main() -> None:

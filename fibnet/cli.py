@@ -21,7 +21,7 @@ __all__ = ["main"]
 
 PresetName = Literal["quick", "standard", "best"]
 NetworkName = Literal["tiny", "small", "base", "large"]
-StageName = Literal["fit", "train", "adapt", "segment", "measure", "report"]
+StageName = Literal["fit", "train", "adapt", "segment", "refine", "measure", "report"]
 Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
 
@@ -30,8 +30,8 @@ class Reconstruct:
     """From a recorded stack to a measured solid/pore volume and a report.
 
     Reads and checks the stack, fits the instrument, trains a segmenter on simulated data for it,
-    refits and retrains on what it segments, segments, measures, and reports. Every stage's result
-    is kept: call again to go on.
+    refits and retrains on what it segments, segments, refines the volume so that it explains the
+    stack, measures, and reports. Every stage's result is kept: call again to go on.
     """
 
     stack: tyro.conf.Positional[Path]
@@ -43,7 +43,15 @@ class Reconstruct:
     rounds: int | None = None
     """Most rounds of refitting and retraining on the segmented volume (0: none; default: 1 for
     best, else 0)."""
-    stages: tuple[StageName, ...] = ("fit", "train", "adapt", "segment", "measure", "report")
+    stages: tuple[StageName, ...] = (
+        "fit",
+        "train",
+        "adapt",
+        "segment",
+        "refine",
+        "measure",
+        "report",
+    )
     """Stages to run; finished ones are kept."""
     seed: int = 0
     """Decides every random draw."""

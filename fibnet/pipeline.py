@@ -1,15 +1,17 @@
 """The main job: from a recorded stack to a measured volume and a report.
 
-``reconstruct`` runs the stages fit, train, adapt, segment, measure and report in a work folder;
-each is a function of the files that the stages before it left there, so that a run can be broken
-anywhere and go on later.
+``reconstruct`` runs the stages fit, train, adapt, segment, refine, measure and report in a work
+folder; each is a function of the files that the stages before it left there, so that a run can be
+broken anywhere and go on later.
 """
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,10 +20,12 @@ from fibnet.alternate import AlternationSettings, alternate
 from fibnet.baselines import all_baselines
 from fibnet.correlation import correlation_rows, correlations, curves_table
 from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack, source_from_file
+from fibnet.intervals import intervals, simulated_cases
 from fibnet.metrics import scores
 from fibnet.model import ModelConfig
 from fibnet.morphology import as_rows, measure
 from fibnet.presets import NETWORKS, PRESETS, Preset
+from fibnet.refine import regress_and_refine
 from fibnet.segment import predict
 from fibnet.segmenter import Segmenter, load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
@@ -43,7 +47,7 @@ from fibsim.stack import Stack
 
 __all__ = ["STAGES", "Reconstruction", "reconstruct"]
 
-STAGES = ("fit", "train", "adapt", "segment", "measure", "report")
+STAGES = ("fit", "train", "adapt", "segment", "refine", "measure", "report")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,10 +192,31 @@ class _Job:
         probability = predict(
             segmenter, self.grey, progress=lambda done, tiles: show(done, tiles, "tiles")
         )
-        label = (probability > 0.5).astype(np.uint8)
         voxel = self.stack.voxel_nm
+        stack_io.write_volume(self.out / "network_probability.tif", probability, voxel_nm=voxel)
+        self.write_result(probability)
+
+    def write_result(self, probability: np.ndarray) -> None:
+        label, voxel = (probability > 0.5).astype(np.uint8), self.stack.voxel_nm
         stack_io.write_volume(self.out / "probability.tif", probability, voxel_nm=voxel)
         stack_io.write_volume(self.out / "label.tif", label, voxel_nm=voxel)
+
+    # -- refine ------------------------------------------------------------------------------
+
+    def refine(self) -> None:
+        if self.preset.refinement is None:
+            return
+        probability, facts = regress_and_refine(
+            self.stack,
+            stack_io.read_volume(self.out / "network_probability.tif"),
+            load_instrument(self.out / "instrument.yaml").instrument,
+            regression=self.preset.regression,
+            settings=self.preset.refinement,
+            seed=self.seed,
+            progress=self.progress("refine"),
+        )
+        stack_io.atomic_write_text(self.out / "refine.json", json.dumps(facts))
+        self.write_result(probability)
 
     # -- measure -----------------------------------------------------------------------------
 
@@ -239,8 +264,30 @@ class _Job:
             show(i + 1, total, f"transport, {name}")
         table = stack_io.csv_text(curves_table(curves))
         stack_io.atomic_write_text(self.out / "curves.csv", table)
+        results["fibnet"] |= self.doubt(results["fibnet"]["measures"])
         stack_io.atomic_write_text(self.out / "measures.csv", measures_csv(results))
-        stack_io.atomic_write_text(self.out / "measures.json", json.dumps(results))
+        text = json.dumps(finite(results), allow_nan=False)
+        stack_io.atomic_write_text(self.out / "measures.json", text)
+
+    def doubt(self, rows: list[tuple[str, float, str]]) -> dict[str, Any]:
+        """Intervals of the measures, and how well the network's probabilities are calibrated."""
+        if not self.preset.cases:
+            return {}
+        show = self.progress("doubt")
+        cases = simulated_cases(
+            load_segmenter(self.out / "model"),
+            self.source(),
+            self.stack.images.shape[1:],
+            seed=self.seed + 2,
+            number=self.preset.cases,
+            sublayers=self.preset.data.sublayers,
+            progress=show,
+        )
+        found = {name: value for name, value, _ in rows}
+        return {
+            "intervals": {name: list(v) for name, v in intervals(found, cases).items()},
+            "calibration_error": float(np.mean([case.calibration_error for case in cases])),
+        }
 
     # -- report ------------------------------------------------------------------------------
 
@@ -277,18 +324,38 @@ def simulated_examples(
 
 
 def measures_csv(results: dict[str, dict]) -> str:
-    """One row per quantity, one column per method; scores below the measures."""
+    """One row per quantity, one column per method; scores below the measures.
+
+    Beside the result the bounds of its 90 % interval, where it has one.
+    """
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for method, content in results.items():
         for name, value, unit in [*content["measures"], *content.get("structure", [])]:
             rows.setdefault((name, unit), {})[method] = value
         for name, value in content.get("scores", {}).items():
             rows.setdefault((name, ""), {})[method] = value
+    bounds = results["fibnet"].get("intervals", {})
+    others = [m for m in results if m != "fibnet"]
     shown = (
-        [name, unit, *(_number(values.get(m)) for m in results)]
+        [
+            name,
+            unit,
+            *map(_number, (values.get("fibnet"), *bounds.get(name, (None, None)))),
+            *(_number(values.get(m)) for m in others),
+        ]
         for (name, unit), values in rows.items()
     )
-    return stack_io.csv_text([["quantity", "unit", *results], *shown])
+    head = ["quantity", "unit", "fibnet", "fibnet 5 %", "fibnet 95 %", *others]
+    return stack_io.csv_text([head, *shown])
+
+
+def finite(value: Any) -> Any:
+    """The same with None for infinite and undefined numbers, which JSON does not know."""
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(value: float | None) -> str:

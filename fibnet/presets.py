@@ -4,6 +4,7 @@ import dataclasses
 
 from fibnet.data import SimulatedData
 from fibnet.model import ModelConfig
+from fibnet.refine import VolumeRefinement
 from fibnet.train import TrainSettings
 from fibsim.fit import RefineSettings, RegressionSettings
 from fibsim.fit.choose import AUTOMATIC_KINDS
@@ -44,7 +45,9 @@ class Preset:
         rounds: most rounds of the alternation with the segmenter (`fibnet.alternate`).
         first_steps: steps of the training before it, instead of those of ``train``.
         retrain: training in each of its rounds.
-        regression: refit of the instrument in each of its rounds.
+        regression: refit of the instrument in each of its rounds and for the refinement.
+        refinement: of the segmented volume by the stack's likelihood; None for none.
+        cases: simulated stacks that the measures' intervals are taken from; 0 for none.
         fit_steps: optimiser steps of the instrument's fit.
         refine: its Gauss-Newton steps after these; None for none, and no errors.
         kinds: specimen generators tried when the stack names none.
@@ -61,6 +64,8 @@ class Preset:
     fit_steps: int
     refine: RefineSettings | None
     kinds: tuple[str, ...]
+    refinement: VolumeRefinement | None
+    cases: int
     description: str
     regression: RegressionSettings = dataclasses.field(default_factory=RegressionSettings)
 
@@ -68,49 +73,55 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "quick": Preset(
         network="tiny",
-        train=TrainSettings(steps=300, learning_rate=6e-3, ema=0.97),
-        from_start=TrainSettings(steps=100, learning_rate=3e-3, ema=0.95),
+        train=TrainSettings(steps=300, ema=0.97),
+        from_start=TrainSettings(steps=100, learning_rate=7e-3, ema=0.95),
         data=SimulatedData(slices=8, side_px=64),
         fit_steps=40,
         refine=RefineSettings(rounds=2, simulations=24),
         rounds=0,
         first_steps=300,
-        retrain=TrainSettings(steps=150, learning_rate=2e-3, ema=0.97),
+        retrain=TrainSettings(steps=150, learning_rate=7e-3, ema=0.97),
         kinds=("waves",),
+        refinement=None,
+        cases=6,
         description="a first look, some minutes on 2 CPU cores",
     ),
     "standard": Preset(
         network="small",
-        train=TrainSettings(steps=2000, ema=0.99, checkpoint_every=200, validate_every=200),
-        from_start=TrainSettings(steps=600, learning_rate=1.5e-3, ema=0.98),
+        train=TrainSettings(steps=1500, ema=0.99, checkpoint_every=200, validate_every=200),
+        from_start=TrainSettings(steps=500, learning_rate=7e-3, ema=0.98),
         data=SimulatedData(slices=12, side_px=80),
         fit_steps=80,
         refine=RefineSettings(),
         rounds=0,
         first_steps=1200,
         retrain=TrainSettings(
-            steps=700, learning_rate=1.5e-3, ema=0.99, checkpoint_every=100, validate_every=100
+            steps=500, learning_rate=7e-3, ema=0.98, checkpoint_every=100, validate_every=100
         ),
         kinds=AUTOMATIC_KINDS,
+        refinement=VolumeRefinement(),
+        cases=12,
         description="a volume to publish, at most 25 minutes on 2 CPU cores",
     ),
     "best": Preset(
         network="base",
         train=TrainSettings(
-            steps=12000, learning_rate=2e-3, ema=0.998, checkpoint_every=500, validate_every=500
+            steps=12000, learning_rate=1e-2, ema=0.998, checkpoint_every=500, validate_every=500
         ),
         from_start=TrainSettings(
-            steps=4000, learning_rate=1e-3, ema=0.998, checkpoint_every=500, validate_every=500
+            steps=4000, learning_rate=5e-3, ema=0.998, checkpoint_every=500, validate_every=500
         ),
         data=SimulatedData(slices=16, side_px=128),
         rounds=1,
         first_steps=8000,
         retrain=TrainSettings(
-            steps=3000, learning_rate=1e-3, ema=0.998, checkpoint_every=500, validate_every=500
+            steps=3000, learning_rate=5e-3, ema=0.998, checkpoint_every=500, validate_every=500
         ),
         fit_steps=500,
         refine=RefineSettings(rounds=8, simulations=80, slope_simulations=4),
         kinds=AUTOMATIC_KINDS,
+        refinement=VolumeRefinement(),
+        cases=30,
         description="no time limit; for a GPU or a night",
     ),
 }

@@ -16,6 +16,7 @@ far below 1: neighbouring grey values share their errors, and the network has se
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,23 +25,27 @@ from jaxtyping import Array, Float
 
 from fibsim.fit import (
     RegressionResult,
+    RegressionSettings,
     expected_faces,
     face_surfaces,
     grey_levels,
     mirrored,
+    regress_instrument,
     robust_loss,
 )
 from fibsim.instrument import Instrument
 from fibsim.milling import Milling
 from fibsim.stack import Stack
 
-__all__ = ["VolumeRefinement", "refine_volume"]
+__all__ = ["VolumeRefinement", "refine_volume", "regress_and_refine"]
 
 # The network's logits are kept within these: beyond, a wall between two faces would lie where the
 # network is surer instead of midway.
 _LARGEST_LOGIT = 6.0
 # q (1 - q) is not taken smaller, so that what is certain stays.
 _SMALLEST_VARIANCE = 0.05
+# On a volume of one phase alone there is nothing to refit.
+_FEWEST = 0.002
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,11 +66,11 @@ class VolumeRefinement:
         sublayers: layers per slice.
     """
 
-    steps: int = 12
-    damping: float = 0.3
-    weight: float = 0.1
+    steps: int = 8
+    damping: float = 0.4
+    weight: float = 0.05
     largest_change: float = 3.0
-    smoothing: tuple[float, float, float] = (0.5, 1.5, 1.5)
+    smoothing: tuple[float, float, float] = (0.5, 1.0, 1.0)
     tile_px: int = 128
     margin_px: int = 12
     tile_slices: int = 24
@@ -207,6 +212,51 @@ def refine_volume(
     losses.append(gradient_of(logit)[0])
     refined = _sigmoid(network + logit - first)
     return refined.astype(np.float32), np.asarray(losses)
+
+
+def regress_and_refine(
+    stack: Stack,
+    probability: Float[np.ndarray, "slice y x"],
+    instrument: Instrument,
+    *,
+    regression: RegressionSettings,
+    settings: VolumeRefinement,
+    seed: int,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[Float[np.ndarray, "slice y x"], dict[str, Any] | None]:
+    """Refit the instrument to the stack as segmented, and refine the volume by it.
+
+    Args:
+        instrument: fitted to the stack without a segmentation; centre of the priors.
+
+    Returns:
+        The refined probabilities and what happened (see docs/file_formats.md). A volume that is
+        almost of one phase, or a single slice, is returned as it is, and None.
+    """
+    solid = float(np.mean(probability > 0.5))
+    if len(probability) < 2 or not _FEWEST < solid < 1 - _FEWEST:
+        return probability, None
+
+    def refitting(step: int, steps: int, loss: float) -> None:
+        if progress is not None:
+            progress(step, steps, f"refit, loss {loss:.3f}")
+
+    found = regress_instrument(
+        stack, probability, instrument, settings=regression, seed=seed, progress=refitting
+    )
+    refined, losses = refine_volume(stack, probability, found, settings=settings, progress=progress)
+    facts = {
+        "loss": losses.tolist(),
+        "kept": bool(losses[-1] < losses[0]),
+        "changed_voxels": float(np.mean((refined > 0.5) != (probability > 0.5))),
+        "porosity_before": 1 - solid,
+        "porosity_after": float(np.mean(refined <= 0.5)),
+        "explained": found.fitted.explained.tolist(),
+        "misfit_grey": found.fitted.misfit_grey.tolist(),
+        "interpolation": found.interpolation,
+        "slices_counted": int(np.sum(found.weights > 0)),
+    }
+    return (refined if facts["kept"] else probability), facts
 
 
 def _run_of(milling: Milling, tile: _Tile) -> Milling:

@@ -2,7 +2,8 @@
 
 import datetime
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -180,6 +181,16 @@ def _warnings(job: "_Job", facts: dict, fitted, curves: Correlations) -> list[st
     return found
 
 
+def _refinement_rows(path: Path) -> list[tuple[str, Any, str]]:
+    """How much of the volume the refinement changed, if there was one."""
+    facts = json.loads(path.read_text()) if path.exists() else None
+    if facts is None:
+        return []
+    if not facts["kept"]:
+        return [("Refinement", "did not explain the stack better, not used", "")]
+    return [("Voxels that the refinement changed", 100 * facts["changed_voxels"], "%")]
+
+
 def write_reconstruction_report(job: "_Job") -> None:
     """Write ``report.html`` and its figures into the work folder."""
     stack, out = job.stack, job.out
@@ -192,10 +203,16 @@ def write_reconstruction_report(job: "_Job") -> None:
     volumes = {"fibnet": label} | ({} if job.truth is None else {"truth": job.truth})
     curves = {name: correlations(volume, stack.voxel_nm) for name, volume in volumes.items()}
     doubtful = float(np.mean((probability > 0.1) & (probability < 0.9)))
+    bounds = {name: tuple(v) for name, v in results["fibnet"].get("intervals", {}).items()}
+    rows = [
+        (name, (value, *bounds[name]) if name in bounds else value, unit)
+        for name, value, unit in results["fibnet"]["measures"]
+    ]
     summary = [
-        ("Porosity", morphology.porosity, ""),
+        *[row for row in rows if row[0] == "Porosity"],
         ("Porosity, mean of probability", 1.0 - float(probability.mean()), ""),
-        *[r for r in (tuple(r) for r in results["fibnet"]["measures"]) if r[0] != "Porosity"],
+        *[row for row in rows if row[0] != "Porosity"],
+        *_refinement_rows(out / "refine.json"),
         ("Voxels in doubt (probability 0.1 to 0.9)", 100 * doubtful, "%"),
     ]
     scored = {m: c["scores"] for m, c in results.items() if "scores" in c}
@@ -220,6 +237,7 @@ def write_reconstruction_report(job: "_Job") -> None:
         baseline_labels=baselines,
         morphology=morphology,
         measures={m: [tuple(r) for r in c["measures"]] for m, c in results.items()},
+        intervals=bounds,
         structure={
             m: [tuple(r) for r in c["structure"]] for m, c in results.items() if "structure" in c
         },

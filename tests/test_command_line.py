@@ -19,7 +19,7 @@ from fibnet.cli import main as fibnet_main
 from fibsim.cli import main as fibsim_main
 
 HERE = Path(__file__).parent
-STAGES = ["fit", "train", "adapt", "segment", "measure", "report"]
+STAGES = ["fit", "train", "adapt", "segment", "refine", "measure", "report"]
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -88,15 +88,19 @@ def test_reconstruct_reports_every_method(whole):
     with (out / "measures.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0][2:] == [
-        "fibnet", "Otsu 1kV", "Otsu 5kV", "k-means", "watershed", "random forest", "truth",
+        "fibnet", "fibnet 5 %", "fibnet 95 %", "Otsu 1kV", "Otsu 5kV", "k-means", "watershed",
+        "random forest", "truth",
     ]  # fmt: skip
     quantities = [r[0] for r in rows[1:]]
     assert "Porosity" in quantities and "dice" in quantities
     # What takes longest is measured of the result and the truth alone.
     tortuosity = next(r for r in rows if r[0] == "Tortuosity factor of the pores, x")
-    assert [bool(value) for value in tortuosity[2:]] == [True, *[False] * 5, True]
+    assert [bool(value) for value in tortuosity[2:]] == [True, *[False] * 7, True]
+    low, high = (float(v) for v in next(r for r in rows if r[0] == "Porosity")[3:5])
+    assert 0 < low < high < 1
     assert "fibnet,two_point,in-plane,0," in (out / "curves.csv").read_text()
     page = (out / "report.html").read_text()
+    assert "90 % interval" in page
     assert "http://" not in page and "data:image/png;base64" in page
     assert str(out / "report.html") in text
     assert [s for s in json.loads((out / "run.json").read_text())["stages"]] == STAGES
@@ -215,8 +219,14 @@ def test_segment_and_evaluate_repeat_the_job(stack, whole, tmp_path):
     row = next(s for s in done.stdout.splitlines() if s.startswith("dice"))
     assert float(row.split()[1]) == pytest.approx(dice, abs=1e-4)
     assert "k-means" in done.stdout
-    done = call("segment", stack / "1kV_SE.tif", "--model", out, "-o", tmp_path / "one")
+    # Some of its channels will do, others will not.
+    one = stack / "1kV_SE.tif"
+    done = call("segment", one, "--model", out, "-o", tmp_path / "one")
+    assert done.returncode == 0, done.stderr
+    assert tifffile.imread(tmp_path / "one" / "label.tif").shape == tifffile.imread(one).shape
+    done = call("segment", one, "--beam-kev", "3", "--model", out, "-o", tmp_path / "three")
     assert done.returncode == 2 and "was trained for 1 keV SE, 5 keV SE" in done.stderr
+    assert not (tmp_path / "three").exists()
 
 
 def test_train_from_an_instrument_file(stack, tmp_path):

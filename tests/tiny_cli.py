@@ -16,6 +16,7 @@ presets.PRESETS["quick"] = dataclasses.replace(
     data=SimulatedData(slices=4, side_px=32, sublayers=2, below_slices=2),
     fit_steps=3,
     refine=None,  # compiles for a minute; tests/test_fit.py has it
+    cases=3,
 )
 
 if __name__ == "__main__":

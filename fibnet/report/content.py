@@ -97,6 +97,7 @@ class ReportContent:
         result_name: what the result is called beside the baselines.
         morphology: measures of the result, for the distributions of sizes.
         measures: method -> rows ``(name, value, unit)``; the first is the result.
+        intervals: measure -> bounds of the result's 90 % interval.
         structure: method -> rows ``(name, value, unit)`` of transport and anisotropy; the first
             is the result.
         correlations: method -> curves; the first is the result.
@@ -124,6 +125,7 @@ class ReportContent:
     result_name: str = "fibnet"
     morphology: Measures | None = None
     measures: Mapping[str, Sequence[tuple[str, float, str]]] | None = None
+    intervals: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     structure: Mapping[str, Sequence[tuple[str, float, str]]] | None = None
     correlations: Mapping[str, Correlations] | None = None
     scores: Mapping[str, Mapping[str, float]] | None = None

@@ -110,7 +110,13 @@ def _morphology(page: Page, place: Place, content: ReportContent) -> None:
         return
     page.section("Morphology")
     if content.measures:
-        _measures_table(page, content.measures, "Measures")
+        _measures_table(page, content.measures, "Measures", content.intervals)
+        if content.intervals:
+            page.paragraph(
+                "The 90 % interval holds the true value in nine of ten simulated stacks of the "
+                "fitted instrument and of those around it, segmented by the same network. It knows "
+                "nothing of errors that simulated and recorded stacks do not share."
+            )
     if content.morphology is not None:
         place(curves.sizes_figure(content.morphology))
     if labels and content.voxel_nm is not None:
@@ -144,7 +150,10 @@ def _structure(page: Page, place: Place, content: ReportContent) -> None:
 
 
 def _measures_table(
-    page: Page, measures: Mapping[str, Sequence[tuple[str, float, str]]], title: str
+    page: Page,
+    measures: Mapping[str, Sequence[tuple[str, float, str]]],
+    title: str,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
     names = list(measures)
     methods = [{name: (value, unit) for name, value, unit in rows} for rows in measures.values()]
@@ -154,13 +163,18 @@ def _measures_table(
         found = [method.get(quantity, (float("nan"), "")) for method in methods]
         unit = next((unit for _, unit in found if unit), "")
         values = [float("nan") if value is None else float(value) for value, _ in found]
-        rows.append((quantity, unit, *aligned(values, 4)))
+        texts = aligned(values, 4)
+        if intervals:
+            low, high = intervals.get(quantity, (float("nan"),) * 2)
+            both = "–" if low != low else f"{format_value(low)} to {format_value(high)}"
+            texts.insert(1, both)
+        rows.append((quantity, unit, *texts))
     page.table(
         f"{title} of the result ({names[0]})"
         + (" and of the other label volumes." if len(names) > 1 else "."),
-        ("Measure", "Unit", *names),
+        ("Measure", "Unit", names[0], *(["90 % interval"] if intervals else []), *names[1:]),
         rows,
-        kinds="ts" + "n" * len(names),
+        kinds="ts" + "n" * (len(names) + bool(intervals)),
     )
 
 
