@@ -9,6 +9,7 @@ from fibnet.refine import (
     VolumeRefinement,
     _parts,
     _tiles,
+    advance,
     refine_volume,
     regress_and_refine,
 )
@@ -71,11 +72,26 @@ def problem():
         start=residual,
         fitted=residual,
         moved={},
+        level_px=0.0,
         weights=slice_weights(SLICES, BELOW),
         below_slices=BELOW,
         loss=np.zeros(1),
     )
     return stack, truth > 0.5, probability.astype(np.float32), wrong, regression
+
+
+@pytest.mark.parametrize("pixels", [0.3, 1.2, -0.7])
+def test_interfaces_advance_by_the_pixels_asked_for(pixels):
+    """Of a disc whose logit falls by two a pixel: its radius, from its area."""
+    y, x = np.mgrid[:60, :60] - 29.5
+    disc = 1 / (1 + np.exp(-2 * (15.3 - np.hypot(y, x))))
+    before, after = (
+        np.sqrt(p.sum() / np.pi) for p in (disc, advance(disc[None].astype(np.float32), pixels)[0])
+    )
+    assert after - before == pytest.approx(pixels, abs=0.06 * abs(pixels) + 0.02)
+    flat = np.full((1, 8, 8), 0.3, np.float32)
+    np.testing.assert_allclose(advance(flat, pixels), flat, rtol=1e-5)
+    assert advance(flat, 0.0) is flat
 
 
 def _cross_entropy(probability, truth):

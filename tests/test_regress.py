@@ -153,6 +153,22 @@ def test_gain_and_range_come_back_and_flicker_is_seen(recorded, instrument):
     np.testing.assert_allclose(again.chi2, result.fitted.chi2, rtol=1e-3)
 
 
+def test_interfaces_that_lie_too_far_inside_are_moved_out(recorded, instrument):
+    """Of a truth that is eroded by four tenths of a pixel all around."""
+    stack, truth, _ = recorded
+    eroded = np.clip(0.5 + level_field(truth) - 0.4, 0, 1).astype(np.float32)
+    settings = dataclasses.replace(SETTINGS, interpolation="level")
+    optimiser = optax.adam(optax.cosine_decay_schedule(0.1, 40, 0.05))
+    found = [
+        regress_instrument(
+            stack, volume, instrument, unknowns=FREE, settings=settings, optimiser=optimiser
+        ).level_px
+        for volume in (truth, eroded)
+    ]
+    assert abs(found[0]) < 0.12
+    assert found[1] - found[0] == pytest.approx(0.4, abs=0.12)
+
+
 def test_a_wrong_volume_explains_less(recorded, instrument):
     stack, truth, _ = recorded
     right = stack_residual(stack, truth, instrument, settings=SETTINGS)

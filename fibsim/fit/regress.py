@@ -3,8 +3,11 @@
 Once a stack is segmented its specimen is known up to the segmentation's errors, and grey values
 can be compared pixel by pixel, in the robust likelihood of `fibsim.fit.robust`. The unknowns are
 those of the first stage, with priors centred on what it found, and for every slice its thickness,
-drift and brightness. The search runs on random crops, so that its cost hardly grows with the stack;
-then slices are gone through once more, block by block from the top, for their own numbers.
+drift and brightness. And all interfaces may lie further out or in by a fraction of a pixel: a fit
+without labels can take the solid for thinner all around than it is and make up for it elsewhere,
+and a network that is trained on it does the same; pixel by pixel the two are told apart. The search
+runs on random crops, so that its cost hardly grows with the stack; then slices are gone through
+once more, block by block from the top, for their own numbers.
 """
 
 import dataclasses
@@ -87,6 +90,8 @@ class RegressionResult:
         interpolation: of the volume between faces.
         start, fitted: residuals with the given instrument and a faultless run, and in the end.
         moved: unknown -> how far it moved, in standard deviations of its prior.
+        level_px: by how many pixels all interfaces of the segmentation should lie further out of
+            the solid; 0 if the interpolation is ``"linear"``, where this cannot be asked.
         weights: weight of each slice's residuals, see `slice_weights`.
         below_slices: slices that were taken to be seen below a face.
         loss: objective along the path.
@@ -98,6 +103,7 @@ class RegressionResult:
     start: ChannelResidual
     fitted: ChannelResidual
     moved: dict[str, np.ndarray]
+    level_px: float
     weights: np.ndarray
     below_slices: int
     loss: np.ndarray
@@ -145,7 +151,8 @@ class _Field:
         field = level_field(part, self.interpolation)[rows - rows.min()]
         inside = slice(first, first + self.depth)
         grey, weight = self.grey[:, inside, y, x], self.weights[inside]
-        return Crop(field=field, rows=rows, grey=grey, weight=weight)
+        movable = np.float32(self.interpolation == "level")
+        return Crop(field=field, rows=rows, grey=grey, weight=weight, movable=movable)
 
     @property
     def starts(self) -> np.ndarray:
@@ -246,6 +253,7 @@ def _pose(stack, probability, instrument, prior, unknowns, settings):
             brightness=jnp.zeros(slices, dtype),
         ),
         "misfit": jnp.zeros(len(grey), dtype),
+        "level": jnp.zeros((), dtype),
     }
     known = Known(
         instrument=instrument,
@@ -353,7 +361,7 @@ def regress_instrument(
     if optimiser is None:
         optimiser = limited_adam(settings.learning_rate, settings.steps)
     rng = np.random.default_rng(seed)
-    parts = ("unknowns", "slices", "misfit")
+    parts = ("unknowns", "slices", "misfit", "level")
     free = follow(free, parts, settings.steps, optimiser, _update_by(optimiser), rng)
     # A block's residuals depend on its own slices and deeper ones: from the top down none is
     # disturbed again.
@@ -375,6 +383,7 @@ def regress_instrument(
         start=start,
         fitted=_residual(free, known, crops, model),
         moved=moved_by(instrument, fitted, unknowns),
+        level_px=settings.level_px * float(free["level"]),
         weights=where.weights,
         below_slices=where.below,
         loss=np.asarray(losses),

@@ -62,6 +62,7 @@ class RegressionSettings:
             over the number of grey values of a crop that count as independent.
         thickness_sd, drift_px, brightness_sd: priors of each slice's own numbers (relative,
             pixels, relative).
+        level_px: prior of the displacement of all interfaces (pixels).
         score_crops: crops on which residuals are measured, spread over the stack.
     """
 
@@ -79,6 +80,7 @@ class RegressionSettings:
     thickness_sd: float = 0.15
     drift_px: float = 1.0
     brightness_sd: float = 0.03
+    level_px: float = 0.5
     score_crops: int = 12
 
 
@@ -108,12 +110,14 @@ class Crop:
         rows: index of each face in the stack; ``(slice + below + 1,)``.
         grey: ``(channel, slice, y, x)``.
         weight: of each slice, ``(slice,)``.
+        movable: 1 where adding to the field moves interfaces (``"level"``), else 0; scalar.
     """
 
     field: Array
     rows: Array
     grey: Array
     weight: Array
+    movable: Array
 
 
 @jax.tree_util.register_dataclass
@@ -168,13 +172,14 @@ def expected_crop(free, known: Known, crop: Crop, model: Model) -> tuple[Array, 
     """Expected grey values of a crop without its margin, and the variance of their noise.
 
     ``free`` holds ``unknowns`` (name -> free variable), ``slices`` (`SliceMilling` of the whole
-    stack) and ``misfit`` (log of the misfit in grey values, ``(channel,)``).
+    stack), ``misfit`` (log of the misfit in grey values, ``(channel,)``) and ``level`` (by how
+    much all interfaces lie further out of the solid, in standard deviations of its prior).
     """
     unknowns, how = model
     instrument, _ = apply_unknowns(free["unknowns"], known.instrument, {}, dict(unknowns))
     own = jax.tree.map(lambda leaf: leaf[crop.rows], free["slices"])
     expected = expected_faces(
-        crop.field,
+        crop.field + how.level_px * crop.movable * free["level"],
         instrument,
         run_of(own, instrument, crop.field.shape[1:], how),
         num_slices=crop.grey.shape[1],
@@ -219,5 +224,6 @@ def regression_objective(free, known: Known, crop: Crop, model: Model) -> Array:
     prior = log_prior(free["unknowns"], known.origin, dict(unknowns))
     for leaf in jax.tree.leaves(free["slices"]):
         prior -= jnp.sum(leaf[crop.rows[: crop.grey.shape[1]]] ** 2) / 2
+    prior -= free["level"] ** 2 / 2
     prior -= jnp.sum(((free["misfit"] - known.misfit) / _MISFIT_SD) ** 2) / 2
     return loss - how.prior_weight * prior

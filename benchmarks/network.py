@@ -1,0 +1,91 @@
+"""Parameters, training speed, inference speed and memory of the network's sizes.
+
+Command: ``python benchmarks/network.py [--networks tiny small ...] [--repeats 5]`` (a minute for
+the first two on 2 CPU cores, ten for all). Three channels; a training step is of 12 slices of
+80 x 80 pixels (the preset standard's), inference of a stack of 16 x 256 x 256. Times are the least
+of the repeats. The reference in the same run is one matrix product of 1024 x 1024, so that machines
+can be compared: its speed in GF/s is printed first. Compilation is not counted.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fibnet.channels import CONDITIONS, ChannelInput
+from fibnet.model import ModelConfig, count_parameters, make_model
+from fibnet.presets import NETWORKS
+from fibnet.segment import predict
+from fibnet.segmenter import Segmenter
+from fibnet.train import Learner, TrainSettings
+
+CHANNELS, SLICES, SIDE = 3, 12, 80
+STACK = (16, 256, 256)
+
+
+def least(function: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest call, after one that compiles."""
+    jax.block_until_ready(function())
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def matrix_speed(repeats: int) -> float:
+    """GF/s of a product of two 1024 x 1024 matrices."""
+    a = jax.random.normal(jax.random.key(0), (1024, 1024))
+    product = jax.jit(lambda x: x @ x)
+    return 2 * 1024**3 / least(lambda: product(a), repeats) / 1e9
+
+
+def channel_input() -> ChannelInput:
+    ones = jnp.ones(CHANNELS)
+    conditions = jax.random.normal(jax.random.key(1), (CHANNELS, len(CONDITIONS)))
+    return ChannelInput(mean=0 * ones, sd=ones, conditions=conditions)
+
+
+def training_step(config: ModelConfig, repeats: int) -> float:
+    """Seconds of one step without the simulation of its data."""
+    learner = Learner(config, TrainSettings())
+    state = learner.fresh(0)
+    images = jax.random.normal(jax.random.key(2), (CHANNELS, SLICES, SIDE, SIDE))
+    batch = (images, (images[0] > 0).astype(float), channel_input())
+    return least(lambda: learner.step(state, batch, jax.random.key(3)), repeats)
+
+
+def inference(config: ModelConfig, repeats: int) -> float:
+    """Seconds per million voxels."""
+    segmenter = Segmenter(
+        config=config,
+        params=Learner(config, TrainSettings()).fresh(0)["params"],
+        channels=channel_input(),
+        beam_kev=(1.0, 2.0, 5.0),
+        detectors=("SE",) * CHANNELS,
+    )
+    images = np.random.default_rng(0).normal(size=(CHANNELS, *STACK)).astype(np.float32)
+    return least(lambda: predict(segmenter, images), repeats) / (np.prod(STACK) / 1e6)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    print(f"matrix product {matrix_speed(options.repeats):.0f} GF/s")
+    print("network   parameters   step ms   s per million voxels")
+    for name in options.networks:
+        config = NETWORKS[name]
+        number = count_parameters(make_model(config, seed=0))
+        step = training_step(config, options.repeats)
+        each = inference(config, max(1, options.repeats // 2))
+        print(f"{name:8s} {number:11d} {1e3 * step:9.0f} {each:10.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
