@@ -43,6 +43,8 @@ SMALL = {
     "gyroid": dict(cell_nm=85.3),
 }
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 
 def fraction_of(kind: str, phi: float) -> dict[str, float]:
     """Parameters that make a total fraction of phi."""
@@ -252,8 +254,6 @@ def test_gradients_match_finite_differences():
             **os.environ,
             "JAX_ENABLE_X64": "1",
             "PYTHONPATH": os.path.dirname(__file__),
-            # Nearly all of the time is compilation, which this halves.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
         },
         capture_output=True,
         text=True,
