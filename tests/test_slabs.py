@@ -56,7 +56,7 @@ def both(volume, lens, *, periodic, slab_slices):
 
 
 @pytest.mark.parametrize(
-    ("periodic", "slab_slices"), [(True, 3), (False, 3), (True, 1), (True, 5), (True, 100)]
+    ("periodic", "slab_slices"), [(True, 3), (False, 2), (True, 1), (True, 5), (True, 100)]
 )
 def test_slabs_are_equal_to_the_whole(periodic, slab_slices):
     """Drawn milling faults, voxels that fit no slice, a specimen that ends below the last face."""
@@ -69,16 +69,17 @@ def test_slabs_are_equal_to_the_whole(periodic, slab_slices):
 def test_slabs_of_two_materials_are_equal_to_the_whole():
     lens = instrument(other_phases=("resin",))
     phases = (labels(phases=2) == np.array([1, 2])[:, None, None, None]).astype(np.float32)
-    whole, slabs = both(phases, lens, periodic=True, slab_slices=4)
+    whole, slabs = both(phases, lens, periodic=True, slab_slices=2)
     np.testing.assert_array_equal(slabs, whole)
 
 
 @pytest.mark.parametrize(
     ("periodic", "slab_slices", "others"),
-    [(True, 3, ()), (False, 3, ()), (True, 100, ()), (True, 4, ("resin",))],
+    [(True, 3, ()), (False, 2, ()), (True, 100, ()), (True, 2, ("resin",))],
 )
 def test_recordings_in_slabs_are_equal_to_the_whole(periodic, slab_slices, others):
-    """Images with noise, truth and faults; the deepest slab of three records a single slice.
+    """Images with noise, truth and faults; the deepest slab of three records a single slice, that
+    of two none.
 
     Of fractions of voxels, whose sums are not exact as those of labels are.
     """
