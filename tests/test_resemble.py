@@ -10,8 +10,6 @@ from fibsim.specimens import make
 
 VOXEL = (10.0, 4.0, 4.0)
 
-pytestmark = pytest.mark.usefixtures("compiled_fast")
-
 
 def test_difference_sees_each_thing_that_is_counted():
     rng = np.random.default_rng(0)

@@ -43,8 +43,6 @@ SMALL = {
     "gyroid": dict(cell_nm=85.3),
 }
 
-pytestmark = pytest.mark.usefixtures("compiled_fast")
-
 
 def fraction_of(kind: str, phi: float) -> dict[str, float]:
     """Parameters that make a total fraction of phi."""
@@ -246,6 +244,7 @@ def check_gradients() -> None:
     assert float(jax.grad(square)(0.0)) == 0.0
 
 
+@pytest.mark.usefixtures("compiled_fast_once")
 def test_gradients_match_finite_differences():
     code = "import test_specimens; test_specimens.check_gradients(); print('checked')"
     done = subprocess.run(
