@@ -12,7 +12,20 @@ os.environ.setdefault("FIBSIM_CACHE", str(ROOT / ".pytest_cache" / "fibsim"))
 
 
 # The longest first: a file stays with one worker, and the last one should not wait for it.
-_LONGEST = ("command_line", "fit", "gradients", "adapt", "render", "slabs", "specimens", "phases")
+_LONGEST = (
+    "command_line",
+    "slabs",
+    "fit",
+    "adapt",
+    "specimens",
+    "gradients",
+    "simulate",
+    "train",
+    "regress",
+    "pretrain",
+    "render",
+    "phases",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -69,8 +82,12 @@ def _compiling_fast():
             patch.setattr(compiler, "get_compile_options", quick)
             flags = os.environ.get("XLA_FLAGS", "")
             patch.setenv("XLA_FLAGS", f"{flags} --{_QUICK_LOOPS}=false")
-        yield
-        jax.config.update("jax_disable_most_optimizations", before)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_disable_most_optimizations", before)
+            # Or later tests would find these programs in memory.
+            jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +105,12 @@ def compiled_fast_once():
     """`compiled_fast` for a single test."""
     with _compiling_fast():
         yield
+
+
+@pytest.fixture(scope="session")
+def compiling_fast():
+    """`compiled_fast` for a part of a test or fixture: ``with compiling_fast():``."""
+    return _compiling_fast
 
 
 @pytest.fixture(scope="session")
