@@ -37,6 +37,11 @@ def solid_fraction(rng):
     return 1 / (1 + np.exp(-2 * field))
 
 
+def typed(tree):
+    """Every number as an array that its moved neighbours are alike: one program serves all."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, float)), tree)
+
+
 def instrument(rng):
     base = fibsim.make_instrument(beam_kev=(1.3, 4.7), detectors=("SE", "BSE"))
     values = {}
@@ -50,7 +55,7 @@ def instrument(rng):
     values["detector.gamma"] = jnp.asarray([1.11, 0.87])
     values["detector.astigmatism"] = jnp.asarray([0.21, -0.13])
     values["detector.astigmatism_diagonal"] = jnp.asarray([-0.17, 0.24])
-    return replace_by_name(base, values)
+    return typed(replace_by_name(base, values))
 
 
 def milling(rng):
@@ -159,7 +164,7 @@ def check_phases():
     share = rng.uniform(0.2, 0.8, SHAPE)
     phases = jnp.asarray(solid_fraction(rng) * np.stack([share, 1 - share]))
     lens = instrument(rng)
-    lens = dataclasses.replace(lens, other_phases=(material("resin"),))
+    lens = dataclasses.replace(lens, other_phases=(typed(material("resin")),))
     weights = jnp.asarray(rng.normal(size=(2, SLICES, *SHAPE[1:])))
 
     def functional(phases, other):
@@ -194,6 +199,7 @@ def check_regression():
         ),
         "misfit": jnp.asarray([1.3, 2.1]),
     }
+    free = typed(free)
     # A field that nowhere reaches a full or an empty pixel, whose slope is not continuous.
     field = 0.9 * (solid_fraction(rng)[:6] - 0.5)
     crop = Crop(
@@ -210,7 +216,7 @@ def check_regression():
     )
     model = (tuple(unknowns.items()), how)
     value = jax.jit(lambda free: regression_objective(free, known, crop, model))
-    gradient = jax.grad(value)(free)
+    gradient = jax.jit(jax.grad(value))(free)
     good = []
     for part, limit in (("unknowns", 1), ("misfit", 2)):
         leaves = free[part] if part == "unknowns" else {part: free[part]}

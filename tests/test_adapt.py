@@ -215,7 +215,7 @@ def test_training_goes_on_from_a_network(source, segmenter, tmp_path):
         draw=draw_training_stack,
         start=segmenter,
     )
-    np.testing.assert_array_equal(again.mean, segmenter.mean)
+    np.testing.assert_array_equal(again.channels.mean, segmenter.channels.mean)
     for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(segmenter.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 

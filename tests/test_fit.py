@@ -33,16 +33,17 @@ from fibsim.stack import Channel, Stack
 
 
 @pytest.fixture(scope="module")
-def stack():
+def stack(compiling_fast):
     instrument = make_instrument(beam_kev=[1.0, 5.0], tilt_deg=38.0)
-    sample = record(
-        instrument,
-        kind="waves",
-        parameters={"solid_fraction": 0.36, "ligament_nm": 30.0},
-        slices=20,
-        side=64,
-        seed=5,
-    )
+    with compiling_fast():
+        sample = record(
+            instrument,
+            kind="waves",
+            parameters={"solid_fraction": 0.36, "ligament_nm": 30.0},
+            slices=20,
+            side=64,
+            seed=5,
+        )
     images = np.round(np.asarray(sample.images)).astype(np.uint8)
     return Stack(
         images=images,

@@ -13,16 +13,17 @@ import fibsim
 from fibsim.instrument import replace_by_name
 from fibsim.specimens import make_specimen
 
+# Holds for the script, too.
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 SCRIPT = Path(__file__).with_name("gradient_checks.py")
 
 
 def test_gradients_agree_with_central_differences():
     """Each leaf of instrument and milling, voxels of the specimen, and the likelihood: 1e-4."""
-    # Every program runs a few times only, so compiling fast matters more than running fast.
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
     done = subprocess.run(
         [sys.executable, str(SCRIPT)],
-        env={**os.environ, "JAX_ENABLE_X64": "1", "XLA_FLAGS": flags},
+        env={**os.environ, "JAX_ENABLE_X64": "1"},
         capture_output=True,
         text=True,
         timeout=1200,

@@ -55,7 +55,7 @@ def test_what_is_undefined_has_no_interval():
 @pytest.mark.usefixtures("compiled_fast")
 def test_cases_are_simulated_stacks_with_their_truth(tmp_path):
     source = Source(
-        instrument=make_instrument(beam_kev=[1.0]),
+        instrument=make_instrument(beam_kev=[1.0, 5.0]),
         specimen={"solid_fraction": jnp.asarray(0.4), "ligament_nm": jnp.asarray(24.0)},
         kind="waves",
         slice_nm=10.0,
@@ -63,6 +63,7 @@ def test_cases_are_simulated_stacks_with_their_truth(tmp_path):
     )
     config = ModelConfig(window=1, widths=(4, 8), fold=2)
     settings = TrainSettings(steps=1)
+    # As in other modules, whose programs are found in the cache then.
     data = SimulatedData(slices=4, side_px=32, sublayers=2, below_slices=2)
     segmenter = train(source, config, folder=tmp_path, seed=0, settings=settings, data=data)
     cases = simulated_cases(segmenter, source, (4, 40, 34), seed=1, number=2, sublayers=2)

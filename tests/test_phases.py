@@ -20,6 +20,8 @@ LAYER_NM = 10.0 / 3
 VOXEL_NM = (LAYER_NM, 4.0, 4.0)
 Z = np.broadcast_to(np.arange(DEPTH)[:, None, None], (DEPTH, SIZE, SIZE))
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 
 def instrument(solid, *others, tilt_deg=38.0):
     """Secondaries and backscatter of 2 kV, per beam electron."""

@@ -1,6 +1,7 @@
 """A general network: drawn for any instrument by one program a grid, and good for any channels."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,7 +20,8 @@ from fibsim.presets import make_instrument
 from fibsim.stack import virtual_stack
 
 CONFIG = ModelConfig(window=3, widths=(4, 8), fold=2)
-DATA = SimulatedData(slices=4, side_px=32, sublayers=1, below_slices=2)
+# As in other modules, whose programs are found in the cache then.
+DATA = SimulatedData(slices=4, side_px=32, sublayers=2, below_slices=2)
 SETTINGS = TrainSettings(steps=2, channel_dropping=0.75)
 
 
@@ -83,11 +85,13 @@ def test_it_takes_any_channels(network, energies):
 
 
 def test_a_training_begins_from_it(network, tmp_path):
-    source = general.draw_source(np.random.default_rng(0))
     source = general.Source(
-        instrument=make_instrument(beam_kev=[1.0, 5.0]), specimen=source.specimen | {},
-        kind=source.kind, slice_nm=10.0, pixel_nm=4.0,
-    )  # fmt: skip
+        instrument=make_instrument(beam_kev=[1.0, 5.0]),
+        specimen={"solid_fraction": jnp.asarray(0.4), "ligament_nm": jnp.asarray(20.0)},
+        kind="waves",
+        slice_nm=10.0,
+        pixel_nm=4.0,
+    )
     start = load_start(network[1], CONFIG)
     untrained = TrainSettings(steps=1, learning_rate=0.0, ema=0.0)
     found = train(

@@ -22,6 +22,8 @@ from fibsim.stack import virtual_stack
 
 SLICES, SIDE, BELOW = 8, 40, 3
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 
 @pytest.mark.parametrize("size", [10, 64, 65, 200])
 def test_parts_explain_every_pixel_once_and_are_alike(size):
@@ -98,7 +100,6 @@ def _cross_entropy(probability, truth):
     return -np.log(np.clip(np.where(truth, probability, 1 - probability), 1e-4, 1))
 
 
-@pytest.mark.usefixtures("compiled_fast_once")
 def test_wrong_voxels_are_mended_and_the_others_stay(problem):
     stack, truth, probability, wrong, regression = problem
     how = VolumeRefinement(steps=10, damping=0.4, weight=0.5, sublayers=2)
@@ -140,6 +141,6 @@ def test_of_one_phase_nothing_is_refined(problem):
 
 def test_without_weight_nothing_moves(problem):
     stack, _, probability, _, regression = problem
-    how = VolumeRefinement(steps=1, weight=0.0, sublayers=1)
+    how = VolumeRefinement(steps=1, weight=0.0, sublayers=2)
     same, _ = refine_volume(stack, probability, regression, settings=how)
     np.testing.assert_allclose(same, probability, atol=1e-5)

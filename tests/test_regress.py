@@ -37,6 +37,8 @@ FREE = {
     "interaction.range_scale": Unknown(transform="log", prior_sd=0.3),
 }
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 
 @pytest.fixture(scope="module")
 def instrument():

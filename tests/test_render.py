@@ -26,6 +26,8 @@ Z, Y, X = np.meshgrid(np.arange(DEPTH), np.arange(SIZE), np.arange(SIZE), indexi
 FLAT = dict(edge_gain=0.0, se_incidence=0.0, bse_incidence=0.0, bse_facing=0.0)
 SMOOTH = dict(wall_emission=1.0)  # walls emit like milled faces
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 
 def instrument(kev=2.0, tilt_deg=38.0, **interaction):
     base = fibsim.make_instrument(

@@ -1,4 +1,8 @@
-"""Slabs give the bits of the whole stack, whatever their number and the milling."""
+"""Slabs give the bits of the whole stack, whatever their number and the milling.
+
+Compiled as for users, since bits are compared. All runs of a border condition and a slab size have
+one program: the same faults are drawn in all of them, which decide how many layers a slab needs.
+"""
 
 import dataclasses
 
@@ -9,14 +13,21 @@ import pytest
 
 import fibsim
 from fibsim.errors import InputError
-from fibsim.milling import sample_milling
+from fibsim.simulate import draw_run
 from fibsim.specimens import make_specimen
 
 SLICES, BELOW, SIDE = 7, 3, 40
+OPTIONS = dict(num_slices=SLICES, below_slices=BELOW, sublayers=2)
+VOXEL_NM = (3.1, 4.0, 4.0)
+FAULTS = dict(thickness_sd=0.1, drift_nm=0.9, flicker_sd=0.02, curtain_sd=0.02, line_grey=1.5)
+# Slabs of its thicknesses need as many layers as those of a faultless run.
+KEY = jax.random.key(4)
 
 
 def instrument(**changes):
-    return fibsim.make_instrument(beam_kev=(1.0, 5.0), pixel_nm=4.0, slice_nm=10.0, **changes)
+    lens = fibsim.make_instrument(beam_kev=(1.0, 5.0), pixel_nm=4.0, slice_nm=10.0, **changes)
+    faults = {k: jnp.asarray(v, jnp.float32) for k, v in FAULTS.items()}
+    return dataclasses.replace(lens, faults=dataclasses.replace(lens.faults, **faults))
 
 
 def labels(layers=34, phases=1):
@@ -34,20 +45,18 @@ def joined(slabs):
 
 
 def both(volume, lens, *, periodic, slab_slices):
-    milling = sample_milling(lens, (SLICES, SIDE, SIDE), key=jax.random.key(4))
-    voxel_nm = (3.1, 4.0, 4.0)
-    options = dict(num_slices=SLICES, below_slices=BELOW, sublayers=2)
-    specimen = make_specimen(volume, voxel_nm=voxel_nm, periodic=periodic)
-    whole = np.asarray(fibsim.expected_stack(specimen, lens, milling, **options))
+    milling, _ = draw_run(lens, (SLICES, SIDE, SIDE), key=KEY)
+    specimen = make_specimen(volume, voxel_nm=VOXEL_NM, periodic=periodic)
+    whole = np.asarray(fibsim.expected_stack(specimen, lens, milling, **OPTIONS))
     slabs = fibsim.expected_slabs(
-        volume, lens, milling, voxel_nm=voxel_nm, periodic=periodic, slab_slices=slab_slices,
-        **options,
+        volume, lens, milling, voxel_nm=VOXEL_NM, periodic=periodic, slab_slices=slab_slices,
+        **OPTIONS,
     )  # fmt: skip
     return whole, joined(slabs)
 
 
 @pytest.mark.parametrize(
-    ("periodic", "slab_slices"), [(True, 3), (False, 3), (True, 1), (True, 5), (True, 100)]
+    ("periodic", "slab_slices"), [(True, 3), (False, 2), (True, 1), (True, 5), (True, 100)]
 )
 def test_slabs_are_equal_to_the_whole(periodic, slab_slices):
     """Drawn milling faults, voxels that fit no slice, a specimen that ends below the last face."""
@@ -60,36 +69,31 @@ def test_slabs_are_equal_to_the_whole(periodic, slab_slices):
 def test_slabs_of_two_materials_are_equal_to_the_whole():
     lens = instrument(other_phases=("resin",))
     phases = (labels(phases=2) == np.array([1, 2])[:, None, None, None]).astype(np.float32)
-    whole, slabs = both(phases, lens, periodic=True, slab_slices=4)
+    whole, slabs = both(phases, lens, periodic=True, slab_slices=2)
     np.testing.assert_array_equal(slabs, whole)
-
-
-FAULTS = dict(thickness_sd=0.1, drift_nm=0.9, flicker_sd=0.02, curtain_sd=0.02, line_grey=1.5)
 
 
 @pytest.mark.parametrize(
     ("periodic", "slab_slices", "others"),
-    [(True, 3, ()), (False, 3, ()), (True, 100, ()), (True, 4, ("resin",))],
+    [(True, 3, ()), (False, 2, ()), (True, 100, ()), (True, 2, ("resin",))],
 )
 def test_recordings_in_slabs_are_equal_to_the_whole(periodic, slab_slices, others):
-    """Images with noise, truth and faults; the deepest slab of three records a single slice.
+    """Images with noise, truth and faults; the deepest slab of three records a single slice, that
+    of two none.
 
     Of fractions of voxels, whose sums are not exact as those of labels are.
     """
     lens = instrument(other_phases=others)
-    faults = {k: jnp.asarray(v, jnp.float32) for k, v in FAULTS.items()}
-    lens = dataclasses.replace(lens, faults=dataclasses.replace(lens.faults, **faults))
     volume = labels(phases=1 + len(others))
     if others:
         volume = volume == np.array([1, 2])[:, None, None, None]
     volume = volume * np.random.default_rng(5).uniform(size=(34, SIDE, SIDE))
-    volume, voxel_nm, key = volume.astype(np.float32), (3.1, 4.0, 4.0), jax.random.key(6)
-    options = dict(num_slices=SLICES, below_slices=BELOW, sublayers=2)
-    specimen = make_specimen(volume, voxel_nm=voxel_nm, periodic=periodic)
-    whole = fibsim.sample_stack(specimen, lens, key=key, **options)
+    volume = volume.astype(np.float32)
+    specimen = make_specimen(volume, voxel_nm=VOXEL_NM, periodic=periodic)
+    whole = fibsim.sample_stack(specimen, lens, key=KEY, **OPTIONS)
     slabs = fibsim.sample_slabs(
-        volume, lens, key=key, voxel_nm=voxel_nm, periodic=periodic, slab_slices=slab_slices,
-        **options,
+        volume, lens, key=KEY, voxel_nm=VOXEL_NM, periodic=periodic, slab_slices=slab_slices,
+        **OPTIONS,
     )  # fmt: skip
     seen = set()
     for slab in slabs:
@@ -120,7 +124,7 @@ def test_bytes_are_read_by_range_only():
             most.append(rows.stop - rows.start)
             return volume[rows]
 
-    options = dict(voxel_nm=(3.1, 4.0, 4.0), num_slices=SLICES, below_slices=BELOW, sublayers=2)
+    options = dict(voxel_nm=VOXEL_NM, periodic=True, **OPTIONS)
     lens = instrument()
     read = joined(fibsim.expected_slabs(Reader(), lens, slab_slices=2, **options))
     given = joined(fibsim.expected_slabs(volume / np.float32(255), lens, slab_slices=2, **options))
@@ -143,7 +147,7 @@ def test_bytes_are_read_by_range_only():
     ],
 )
 def test_bad_requests_are_refused_in_one_sentence(volume, changes, message):
-    options = dict(voxel_nm=(3.1, 4.0, 4.0), num_slices=2, sublayers=2, below_slices=1)
+    options = dict(voxel_nm=VOXEL_NM, num_slices=2, sublayers=2, below_slices=1)
     with pytest.raises(InputError) as error:
         list(fibsim.expected_slabs(volume, instrument(), **{**options, **changes}))
     assert message in str(error.value)
@@ -154,13 +158,16 @@ def test_one_program_for_all_values():
     from fibsim.simulate import _expected_stack
 
     volume = jnp.asarray(labels(), jnp.float32)
-    before = _expected_stack._cache_size()
+    compiled = []
     for tilt, kev, scale in ((38.0, 1.0, 1.0), (0.0, 20.0, 0.5), (-20.0, 3.3, 1.7)):
-        lens = fibsim.make_instrument(beam_kev=(kev,), tilt_deg=tilt, pixel_nm=4.0, slice_nm=10.0)
+        lens = fibsim.make_instrument(
+            beam_kev=(kev, 2.0), tilt_deg=tilt, pixel_nm=4.0, slice_nm=10.0
+        )
         lens = dataclasses.replace(
             lens, interaction=jax.tree.map(lambda v, s=scale: v * s, lens.interaction)
         )
-        milling = sample_milling(lens, (2, SIDE, SIDE), key=jax.random.key(1))
-        specimen = make_specimen(volume * scale / 2, voxel_nm=(3.1, 4.0, 4.0), periodic=True)
-        fibsim.expected_stack(specimen, lens, milling, num_slices=2, sublayers=2, below_slices=1)
-    assert _expected_stack._cache_size() == before + 1
+        milling, _ = draw_run(lens, (SLICES, SIDE, SIDE), key=jax.random.key(1))
+        specimen = make_specimen(volume * scale / 2, voxel_nm=VOXEL_NM, periodic=True)
+        fibsim.expected_stack(specimen, lens, milling, **OPTIONS)
+        compiled.append(_expected_stack._cache_size())
+    assert compiled == [compiled[0]] * 3

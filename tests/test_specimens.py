@@ -244,6 +244,7 @@ def check_gradients() -> None:
     assert float(jax.grad(square)(0.0)) == 0.0
 
 
+@pytest.mark.usefixtures("compiled_fast_once")
 def test_gradients_match_finite_differences():
     code = "import test_specimens; test_specimens.check_gradients(); print('checked')"
     done = subprocess.run(
@@ -252,8 +253,6 @@ def test_gradients_match_finite_differences():
             **os.environ,
             "JAX_ENABLE_X64": "1",
             "PYTHONPATH": os.path.dirname(__file__),
-            # Nearly all of the time is compilation, which this halves.
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
         },
         capture_output=True,
         text=True,

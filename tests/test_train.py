@@ -107,7 +107,7 @@ def test_nothing_beyond_the_receptive_radius_reaches_a_pixel(config):
     def of_middle(x):
         return model(stack_windows(x, config.window), LOOK, BOTH)[slices // 2, mid, mid]
 
-    influence = np.abs(np.asarray(jax.grad(of_middle)(x)))
+    influence = np.abs(np.asarray(jax.jit(jax.grad(of_middle))(x)))
     rows = np.nonzero(influence.sum((0, 1, 3)))[0]
     assert rows.min() >= mid - config.receptive_radius
     assert rows.max() <= mid + config.receptive_radius
@@ -122,9 +122,12 @@ def test_leaving_a_channel_out_is_having_none_of_it():
     images = jax.random.normal(jax.random.key(0), (3, 4, 16, 16))
     look = jax.random.normal(jax.random.key(1), (3, len(CONDITIONS)))
 
+    @jax.jit
+    def one_program(index, present):
+        return model(stack_windows(images[index], 3), look[index], present)
+
     def logits(chosen, present):
-        index = jnp.asarray(chosen)
-        return model(stack_windows(images[index], 3), look[index], jnp.asarray(present))
+        return one_program(jnp.asarray(chosen), jnp.asarray(present))
 
     masked = logits([0, 1, 2], [1.0, 0.0, 1.0])
     np.testing.assert_allclose(masked, logits([0, 2], [1.0, 1.0]), atol=2e-5)
@@ -235,7 +238,12 @@ def test_tiles_equal_the_whole(trained, shape, volume):
         inside = tuple(
             slice(config.receptive_radius, n - config.receptive_radius) for n in shape[1:]
         )
-        logit = model(stack_windows(padded, config.window), channels.conditions, BOTH)
+
+        @jax.jit
+        def whole_logit(padded):
+            return model(stack_windows(padded, config.window), channels.conditions, BOTH)
+
+        logit = whole_logit(padded)
         expected = jax.nn.sigmoid(logit / segmenter.temperature)[:, *inside]
         np.testing.assert_allclose(whole[:, *inside], expected, atol=1e-4)
 

@@ -9,8 +9,8 @@ from fibnet.data import SimulatedData
 from fibnet.model import ModelConfig
 from fibnet.train import TrainSettings
 
-presets.NETWORKS["tiny"] = ModelConfig(window=3, widths=(4, 8), fold=2)
-presets.PRESETS["quick"] = dataclasses.replace(
+NETWORK = ModelConfig(window=3, widths=(4, 8), fold=2)
+QUICK = dataclasses.replace(
     presets.PRESETS["quick"],
     train=TrainSettings(steps=8, checkpoint_every=2, validate_every=4, learning_rate=2e-2, ema=0.8),
     data=SimulatedData(slices=4, side_px=32, sublayers=2, below_slices=2),
@@ -20,4 +20,5 @@ presets.PRESETS["quick"] = dataclasses.replace(
 )
 
 if __name__ == "__main__":
+    presets.NETWORKS["tiny"], presets.PRESETS["quick"] = NETWORK, QUICK
     sys.exit(main())

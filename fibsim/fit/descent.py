@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-__all__ = ["limited_adam", "mean_of_last_quarter"]
+__all__ = ["limited_adam", "mean_of_last_quarter", "update_by"]
 
 Values = TypeVar("Values")
 State = TypeVar("State")
@@ -18,6 +18,22 @@ def limited_adam(learning_rate: float, steps: int) -> optax.GradientTransformati
     single unlucky draw must not throw the path."""
     rate = optax.cosine_decay_schedule(learning_rate, max(steps, 1), alpha=0.1)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.98))
+
+
+def update_by(optimiser: optax.GradientTransformation):
+    """A jitted step ``(gradient, state, values) -> values, state``.
+
+    Apart from the program of the gradient, which takes long to compile and is the same for all
+    optimisers.
+    """
+
+    @jax.jit
+    def update(gradient, state, values):
+        gradient = jax.tree.map(jnp.nan_to_num, gradient)
+        change, state = optimiser.update(gradient, state, values)
+        return optax.apply_updates(values, change), state
+
+    return update
 
 
 def mean_of_last_quarter(

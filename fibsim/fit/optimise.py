@@ -23,7 +23,7 @@ import optax
 
 from fibsim.errors import InputError
 from fibsim.fit.crops import crop_grid, random_crop, split_stack
-from fibsim.fit.descent import limited_adam, mean_of_last_quarter
+from fibsim.fit.descent import limited_adam, mean_of_last_quarter, update_by
 from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
 from fibsim.fit.first_guess import grey_levels, guess_feature_nm, guess_tilt_deg
 from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
@@ -129,12 +129,17 @@ def patch_distance(real: jax.Array, other: jax.Array, depth: int, key: jax.Array
     return jnp.mean(sliced_wasserstein(*responses))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Problem:
-    """The static side of one fit, so that jit sees only arrays; compared by value."""
+    """The static side of a simulation, so that jit sees only arrays.
+
+    Compared by value, and of nothing that compiles the same: a second fit of a kind to a stack, or
+    one of other length, compiles nothing.
+    """
 
     kind: str
-    settings: FitSettings
+    sublayers: int
+    below_slices: int
     shape: tuple[int, int, int]
     slice_nm: float
     pixel_nm: float
@@ -157,8 +162,8 @@ class _Problem:
             shape=self.shape,
             slice_nm=self.slice_nm,
             pixel_nm=self.pixel_nm,
-            sublayers=self.settings.sublayers,
-            below_slices=self.settings.below_slices,
+            sublayers=self.sublayers,
+            below_slices=self.below_slices,
         )
 
     def moments(self, instrument, specimen, gauges, keys, whole: bool) -> np.ndarray:
@@ -193,26 +198,64 @@ class _Problem:
         return float(np.mean(found))
 
 
-def _descend(objective, origin, key, settings: FitSettings, optimiser, progress):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Given:
+    """What a descent takes as given.
+
+    Attributes:
+        real, starts: grey values to take crops from, and first slices of crops.
+        instrument, specimen: whose values hold but for the unknowns.
+        origin: centre of the priors, in the free space.
+    """
+
+    real: jax.Array
+    starts: jax.Array
+    instrument: Instrument
+    specimen: dict[str, jax.Array]
+    origin: dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Objective:
+    """The static side of a descent, compared by value as `_Problem`."""
+
+    problem: _Problem
+    unknowns: tuple[tuple[str, Unknown], ...]
+    prior_weight: float
+    distance: Distance | None
+
+    def __call__(self, free, given: _Given, key: jax.Array) -> jax.Array:
+        key_crop, key_distance = jax.random.split(key)
+        key_filters, key_sample = jax.random.split(key_distance)
+        unknowns = dict(self.unknowns)
+        instrument, parameters = apply_unknowns(free, given.instrument, given.specimen, unknowns)
+        crop = random_crop(given.real, given.starts, self.problem.shape, key_crop)
+        simulated = self.problem.simulate(instrument, parameters, key_sample).images
+        apart = (self.distance or self.problem.distance)(crop, simulated, key_filters)
+        return apart - self.prior_weight * log_prior(free, given.origin, unknowns)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_grad(self, free, given: _Given, key: jax.Array):
+        return jax.value_and_grad(self)(free, given, key)
+
+
+def _descend(objective: _Objective, given: _Given, key, settings: FitSettings, optimiser, progress):
     """Follow a noisy objective downhill; the mean of the last quarter of the path, and losses."""
     if optimiser is None:
         optimiser = limited_adam(settings.learning_rate, settings.steps)
+    update = update_by(optimiser)
     losses: list[float] = []
 
-    @jax.jit
-    def update(free, state, key):
-        loss, gradient = jax.value_and_grad(objective)(free, key)
-        gradient = jax.tree.map(jnp.nan_to_num, gradient)
-        change, state = optimiser.update(gradient, state, free)
-        return optax.apply_updates(free, change), state, loss
-
     def step(i, free, state):
-        free, state, loss = update(free, state, jax.random.fold_in(key, i))
+        loss, gradient = objective.value_and_grad(free, given, jax.random.fold_in(key, i))
+        free, state = update(gradient, state, free)
         losses.append(float(loss))
         if progress is not None:
             progress(i + 1, settings.steps, f"loss {losses[-1]:.3f}")
         return free, state
 
+    origin = given.origin
     mean = mean_of_last_quarter(origin, optimiser.init(origin), settings.steps, step)
     if not np.all(np.isfinite(losses)):
         raise InputError(
@@ -262,8 +305,14 @@ def fit_instrument(
     below = settings.below_slices
     if below is None:
         below = slices_below(guess, stack.slice_nm)
-    settings = dataclasses.replace(settings, below_slices=below)
-    problem = _Problem(kind, settings, shape, float(stack.slice_nm), float(stack.pixel_nm))
+    problem = _Problem(
+        kind=kind,
+        sublayers=settings.sublayers,
+        below_slices=below,
+        shape=shape,
+        slice_nm=float(stack.slice_nm),
+        pixel_nm=float(stack.pixel_nm),
+    )
     key_start, key_held, key_path = jax.random.split(key, 3)
 
     default = start if start is not None else first_instrument(stack)
@@ -276,18 +325,14 @@ def fit_instrument(
         unknowns |= specimen_unknowns(specimen)
     origin = start_point(matched, specimen, unknowns)
     real, starts = jnp.asarray(part.grey), jnp.asarray(part.starts)
-    compared = distance or problem.distance
-
-    def objective(free, key):
-        key_crop, key_distance = jax.random.split(key)
-        key_filters, key_sample = jax.random.split(key_distance)
-        instrument, parameters = apply_unknowns(free, matched, specimen, unknowns)
-        crop = random_crop(real, starts, shape, key_crop)
-        simulated = problem.simulate(instrument, parameters, key_sample).images
-        apart = compared(crop, simulated, key_filters)
-        return apart - settings.prior_weight * log_prior(free, origin, unknowns)
-
-    free, losses = _descend(objective, origin, key_path, settings, optimiser, progress)
+    objective = _Objective(
+        problem=problem,
+        unknowns=tuple(unknowns.items()),
+        prior_weight=settings.prior_weight,
+        distance=distance,
+    )
+    given = _Given(real=real, starts=starts, instrument=matched, specimen=specimen, origin=origin)
+    free, losses = _descend(objective, given, key_path, settings, optimiser, progress)
     held_args = jnp.asarray(held.grey), jnp.asarray(held.starts)
 
     def held_out(instrument, specimen):
@@ -300,8 +345,8 @@ def fit_instrument(
     refinement, names, fitted = None, [], descended
     if settings.refine is not None:
         refinement, names = _refine(
-            problem, grey, matched, specimen, unknowns, free, origin, key_start, progress,
-            whole=stack.images.dtype == np.uint8,
+            problem, settings.refine, grey, matched, specimen, unknowns, free, origin, key_start,
+            progress, whole=stack.images.dtype == np.uint8,
         )  # fmt: skip
         free = refinement.free
         fitted = held_out(*apply_unknowns(free, matched, specimen, unknowns))
@@ -354,7 +399,7 @@ def _doubts(problem, stack, grey, default, specimen, key, held_out) -> list[str]
 
 
 def _refine(
-    problem, grey, matched, specimen, unknowns, free, origin, key, progress, *, whole
+    problem, settings, grey, matched, specimen, unknowns, free, origin, key, progress, *, whole
 ):  # fmt: skip
     """The moments' stage, on crops of the whole stack."""
     slices, y, x = grey.shape[1:]
@@ -385,7 +430,7 @@ def _refine(
         origin=origin,
         unknowns=unknowns,
         key=key_refine,
-        settings=problem.settings.refine,
+        settings=settings,
         progress=progress,
     )
     return refinement, moment_names((grey.shape[0], *shape), gauges)

@@ -21,7 +21,7 @@ import optax
 from jaxtyping import Float
 
 from fibsim.errors import InputError
-from fibsim.fit.descent import limited_adam, mean_of_last_quarter
+from fibsim.fit.descent import limited_adam, mean_of_last_quarter, update_by
 from fibsim.fit.faces import INTERPOLATIONS, face_surfaces, level_field, mirrored
 from fibsim.fit.first_guess import grey_levels
 from fibsim.fit.robust import (
@@ -362,12 +362,12 @@ def regress_instrument(
         optimiser = limited_adam(settings.learning_rate, settings.steps)
     rng = np.random.default_rng(seed)
     parts = ("unknowns", "slices", "misfit", "level")
-    free = follow(free, parts, settings.steps, optimiser, _update_by(optimiser), rng)
+    free = follow(free, parts, settings.steps, optimiser, update_by(optimiser), rng)
     # A block's residuals depend on its own slices and deeper ones: from the top down none is
     # disturbed again.
     rate = optax.cosine_decay_schedule(settings.slice_rate, max(settings.slice_steps, 1), 0.1)
     own = optax.adam(rate)
-    update = _update_by(own)
+    update = update_by(own)
     for first in blocks:
         free = follow(free, ("slices",), settings.slice_steps, own, update, rng, first)
     if not np.all(np.isfinite(losses)):
@@ -388,16 +388,6 @@ def regress_instrument(
         below_slices=where.below,
         loss=np.asarray(losses),
     )
-
-
-def _update_by(optimiser: optax.GradientTransformation):
-    @jax.jit
-    def update(gradient, state, values):
-        gradient = jax.tree.map(jnp.nan_to_num, gradient)
-        change, state = optimiser.update(gradient, state, values)
-        return optax.apply_updates(values, change), state
-
-    return update
 
 
 def _better_interpolation(place, asked, free, known, model):
