@@ -1,15 +1,18 @@
 """Does the main job give the right volume of a stack whose truth it never sees?
 
 Claim: with the standard preset and no labels, on an independent Monte Carlo's stack of nanoporous
-gold (1, 2, 5 kV; tilt not stated), Dice is above 0.93, where the best Otsu reaches 0.83 and k-means
+gold (1, 2, 5 kV; tilt stated), Dice is above 0.93, where the best Otsu reaches 0.83 and k-means
 0.81.
 
 Command: ``python experiments/label_free_gold.py --out FOLDER`` (at most 25 minutes on 2 cores).
 Needs the shared data. The truth is read after the reconstruction has ended, for scoring only.
 
-Measured (seed 0): Dice 0.942, boundary F-score 0.989, porosity 0.002 below the truth (best Otsu
-0.840, k-means 0.813, watershed 0.780); held-out distance 0.222 with the default instrument, 0.074
-with its contrast matched, 0.052 fitted, 0.055 between parts of the stack itself; 18.6 minutes.
+Measured (seed 0): Dice 0.939 (network alone 0.929), boundary F-score 1.000, porosity 0.036 above
+the truth (best Otsu 0.840, k-means 0.813, watershed 0.780). Of the porosity 0.015 is the truth's
+definition: it counts pixels that are exactly half solid as solid. The rest is a fit that takes the
+solid for thinner all around than it is (solid fraction 0.311, true 0.352); the refit in the stage
+refine moves the interfaces out by 0.10 pixels of about 0.3. An earlier version reached 0.942 with a
+porosity 0.002 below the truth, by a fit whose errors happened to make up for each other.
 """
 
 import argparse
@@ -29,7 +32,8 @@ def main() -> None:
     if not options.data.is_dir():
         raise SystemExit(f"{options.data} is absent; give the folder with --data")
     fibnet = [sys.executable, "-m", "fibnet.cli"]
-    work = ["reconstruct", options.data, "--out", options.out, "--preset", options.preset]
+    work = ["reconstruct", options.data, "--out", options.out, "--preset", options.preset,
+            "--tilt-deg", "38"]  # fmt: skip
     subprocess.run([*fibnet, *map(str, work), "--seed", options.seed], check=True)
     score = ["evaluate", options.out / "label.tif", "--truth", options.data / "truth.tif"]
     subprocess.run([*fibnet, *map(str, score), "--stack", str(options.data)], check=True)
