@@ -186,9 +186,10 @@ def _refinement_rows(path: Path) -> list[tuple[str, Any, str]]:
     facts = json.loads(path.read_text()) if path.exists() else None
     if facts is None:
         return []
+    moved = ("Interfaces moved out of the solid", facts["level_px"], "pixels")
     if not facts["kept"]:
-        return [("Refinement", "did not explain the stack better, not used", "")]
-    return [("Voxels that the refinement changed", 100 * facts["changed_voxels"], "%")]
+        return [moved, ("Refinement of voxels", "did not explain the stack better, not used", "")]
+    return [moved, ("Voxels changed by both", 100 * facts["changed_voxels"], "%")]
 
 
 def write_reconstruction_report(job: "_Job") -> None:
