@@ -120,7 +120,7 @@ PRESETS: dict[str, Preset] = {
         fit_steps=500,
         refine=RefineSettings(rounds=8, simulations=80, slope_simulations=4),
         kinds=AUTOMATIC_KINDS,
-        refinement=VolumeRefinement(),
+        refinement=VolumeRefinement(rounds=3),
         cases=30,
         description="no time limit; for a GPU or a night",
     ),

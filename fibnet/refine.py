@@ -50,6 +50,8 @@ _LARGEST_LOGIT = 6.0
 _SMALLEST_VARIANCE = 0.05
 # On a volume of one phase alone there is nothing to refit.
 _FEWEST = 0.002
+# A refit that moves interfaces by less is the last one.
+_SETTLED_PX = 0.02
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class VolumeRefinement:
     """How a volume is refined.
 
     Attributes:
+        rounds: at most so many refits, each on the volume refined before; fewer where interfaces
+            no longer move.
         steps: updates.
         damping: share of the way to the update's result that each goes.
         weight: ``w`` of the module's docstring.
@@ -70,6 +74,7 @@ class VolumeRefinement:
         sublayers: layers per slice.
     """
 
+    rounds: int = 1
     steps: int = 8
     damping: float = 0.4
     weight: float = 0.05
@@ -272,15 +277,21 @@ def regress_and_refine(
 
     # Only where walls are sharp between faces can interfaces be moved.
     how = dataclasses.replace(regression, interpolation="level")
-    found = regress_instrument(
-        stack, probability, instrument, settings=how, seed=seed, progress=refitting
-    )
-    moved = advance(probability, found.level_px)
-    refined, losses = refine_volume(stack, moved, found, settings=settings, progress=progress)
+    level, refined = 0.0, probability
+    for _ in range(settings.rounds):
+        found = regress_instrument(
+            stack, refined, instrument, settings=how, seed=seed, progress=refitting
+        )
+        level += found.level_px
+        # The prior stays the network's: what the stack says must count once.
+        moved = advance(probability, level)
+        refined, losses = refine_volume(stack, moved, found, settings=settings, progress=progress)
+        if abs(found.level_px) < _SETTLED_PX:
+            break
     facts = {
         "loss": losses.tolist(),
         "kept": bool(losses[-1] < losses[0]),
-        "level_px": found.level_px,
+        "level_px": level,
         "changed_voxels": float(np.mean((refined > 0.5) != (probability > 0.5))),
         "changed_after_level": float(np.mean((refined > 0.5) != (moved > 0.5))),
         "porosity_before": 1 - solid,

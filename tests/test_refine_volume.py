@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from fibnet import refine
 from fibnet.refine import (
     VolumeRefinement,
     _parts,
@@ -137,6 +138,36 @@ def test_of_one_phase_nothing_is_refined(problem):
     )
     assert facts is None
     np.testing.assert_array_equal(same, nearly_one)
+
+
+def test_refits_go_on_until_interfaces_rest(problem, monkeypatch):
+    """Every refit sees the volume refined before, every refinement starts from the network's."""
+    stack, _, probability, _, regression = problem
+    levels, given, starts = iter([0.2, 0.1, 0.01, 0.3]), [], []
+
+    def regress(_, volume, *args, **kwargs):
+        given.append(volume)
+        return dataclasses.replace(regression, level_px=next(levels))
+
+    def refined(_, volume, *args, **kwargs):
+        starts.append(volume)
+        return 0.5 * volume, np.asarray([2.0, 1.0])
+
+    monkeypatch.setattr(refine, "regress_instrument", regress)
+    monkeypatch.setattr(refine, "refine_volume", refined)
+    result, facts = regress_and_refine(
+        stack,
+        probability,
+        regression.instrument,
+        regression=RegressionSettings(),
+        settings=VolumeRefinement(rounds=4),
+        seed=0,
+    )
+    assert len(given) == 3 and facts["level_px"] == pytest.approx(0.31)
+    np.testing.assert_array_equal(given[1], 0.5 * starts[0])
+    np.testing.assert_allclose(starts[2], advance(probability, 0.31), atol=1e-6)
+    np.testing.assert_array_equal(result, 0.5 * starts[2])
+    assert facts["kept"]
 
 
 def test_without_weight_nothing_moves(problem):
