@@ -13,11 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 
 import fibsim
-from fibsim.fit import RegressionSettings, default_unknowns, start_point
+from fibsim.fit import (
+    RegressionSettings,
+    default_unknowns,
+    expected_faces,
+    robust_loss,
+    start_point,
+)
 from fibsim.fit.robust import Crop, Known, SliceMilling, regression_objective
 from fibsim.instrument import leaves_by_name, replace_by_name
 from fibsim.materials import material
-from fibsim.milling import Milling
+from fibsim.milling import Milling, nominal_milling
 from fibsim.noise import log_likelihood, noise_skewness, noise_variance
 from fibsim.specimens import Specimen, make_specimen
 
@@ -198,6 +204,7 @@ def check_regression():
             brightness=jnp.asarray(rng.normal(size=5)),
         ),
         "misfit": jnp.asarray([1.3, 2.1]),
+        "level": jnp.asarray(0.02),
     }
     free = typed(free)
     # A field that nowhere reaches a full or an empty pixel, whose slope is not continuous.
@@ -207,6 +214,7 @@ def check_regression():
         rows=np.asarray([0, 1, 2, 3, 4, 3]),
         grey=jnp.asarray(rng.uniform(20, 200, (2, SLICES, *SHAPE[1:]))),
         weight=jnp.asarray([1.0, 0.7, 0.4]),
+        movable=jnp.asarray(1.0),
     )
     known = Known(
         instrument=lens,
@@ -218,7 +226,7 @@ def check_regression():
     value = jax.jit(lambda free: regression_objective(free, known, crop, model))
     gradient = jax.jit(jax.grad(value))(free)
     good = []
-    for part, limit in (("unknowns", 1), ("misfit", 2)):
+    for part, limit in (("unknowns", 1), ("misfit", 2), ("level", 1)):
         leaves = free[part] if part == "unknowns" else {part: free[part]}
         slopes = gradient[part] if part == "unknowns" else {part: gradient[part]}
         for name, leaf in leaves.items():
@@ -239,6 +247,26 @@ def check_regression():
             check(f"regression, {name}", moved, leaf, getattr(gradient["slices"], name), rows)
         )
     return good
+
+
+def check_refinement():
+    """The robust loss of a volume between whose faces the logit is interpolated."""
+    rng = np.random.default_rng(8)
+    lens = instrument(rng)
+    logit = jnp.asarray(rng.normal(size=(SLICES + 3, *SHAPE[1:])))
+    grey = jnp.asarray(rng.uniform(20, 200, (2, SLICES, *SHAPE[1:])))
+    run = nominal_milling(lens, logit.shape)
+    surfaces = (jnp.full(len(logit), 0.3), jnp.full(len(logit), 0.5))
+
+    def functional(logit):
+        expected = expected_faces(
+            logit, lens, run, num_slices=SLICES, sublayers=2, surfaces=surfaces, logit=True
+        )
+        return jnp.sum(robust_loss(grey, expected, lens, jnp.asarray([5.0, 8.0])))
+
+    value, gradient = jax.jit(functional), jax.jit(jax.grad(functional))(logit)
+    voxels = [tuple(rng.integers(0, logit.shape)) for _ in range(6)]
+    return [check("refinement, logit", value, logit, gradient, voxels)]
 
 
 def check_likelihood():
@@ -278,6 +306,7 @@ def main() -> int:
         print("set JAX_ENABLE_X64=1: single precision cannot resolve these differences")
         return 2
     good = check_stack() + check_phases() + check_regression() + check_likelihood()
+    good += check_refinement()
     print(f"{sum(good)} of {len(good)} gradients agree within {TOLERANCE:g}")
     return 0 if all(good) else 1
 

@@ -204,7 +204,7 @@ def test_a_network_that_explains_less_is_not_kept(problem, segmenter, tmp_path, 
 
 def test_training_goes_on_from_a_network(source, segmenter, tmp_path):
     """With a step of zero length the network stays what it was."""
-    how = TrainSettings(steps=2, learning_rate=0.0)
+    how = TrainSettings(steps=2, learning_rate=0.0, vector_rate=0.0)
     again = train(
         source,
         segmenter.config,

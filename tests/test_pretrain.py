@@ -93,7 +93,7 @@ def test_a_training_begins_from_it(network, tmp_path):
         pixel_nm=4.0,
     )
     start = load_start(network[1], CONFIG)
-    untrained = TrainSettings(steps=1, learning_rate=0.0, ema=0.0)
+    untrained = TrainSettings(steps=1, learning_rate=0.0, vector_rate=0.0, ema=0.0)
     found = train(
         source, CONFIG, folder=tmp_path, seed=0, settings=untrained, data=DATA, start=start
     )
