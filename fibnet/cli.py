@@ -130,7 +130,7 @@ class Train:
             window=self.window,
             start=self.start,
             seed=self.seed,
-            progress=progress_bar("train"),
+            progress=progress_bar,
             announce=announce,
         )
 
@@ -158,7 +158,7 @@ class Pretrain:
             network=self.network,
             steps=self.steps,
             seed=self.seed,
-            progress=progress_bar("pretrain"),
+            progress=progress_bar,
             announce=announce,
         )
 

@@ -39,7 +39,7 @@ def train_to_folder(
     window: int | None,
     start: Path | None,
     seed: int,
-    progress: Callable[[int, int, str], None],
+    progress: Callable[[str], Callable[[int, int, str], None]],
     announce: Callable[[str], None],
 ) -> None:
     """Do ``fibnet train``; see its help for the arguments.
@@ -67,6 +67,7 @@ def train_to_folder(
     work = WorkFolder(out, identity)
 
     def do() -> None:
+        show = progress("train")
         segmenter = train(
             source,
             config,
@@ -75,7 +76,7 @@ def train_to_folder(
             settings=settings,
             data=chosen.data,
             start=begin,
-            progress=lambda step, total, loss: progress(step, total, f"loss {loss:.3f}"),
+            progress=lambda step, total, loss: show(step, total, f"loss {loss:.3f}"),
         )
         save_segmenter(work.path / "model", segmenter)
 
@@ -97,7 +98,7 @@ def pretrain_to_folder(
     network: str,
     steps: int | None,
     seed: int,
-    progress: Callable[[int, int, str], None],
+    progress: Callable[[str], Callable[[int, int, str], None]],
     announce: Callable[[str], None],
 ) -> None:
     """Do ``fibnet pretrain``; see its help for the arguments.
@@ -114,13 +115,14 @@ def pretrain_to_folder(
     work = WorkFolder(out, identity)
 
     def do() -> None:
+        show = progress("pretrain")
         segmenter = pretrain(
             config,
             folder=work.path / "training",
             seed=seed,
             settings=settings,
             data=PRETRAINING_DATA,
-            progress=lambda step, total, loss: progress(step, total, f"loss {loss:.3f}"),
+            progress=lambda step, total, loss: show(step, total, f"loss {loss:.3f}"),
         )
         save_segmenter(work.path / "model", segmenter)
 
