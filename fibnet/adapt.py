@@ -22,7 +22,14 @@ from fibsim.instrument import Instrument
 from fibsim.simulate import sample_stack
 from fibsim.specimens.specimen import Specimen
 
-__all__ = ["AdaptedSource", "Volume", "cut_volume", "draw_adapted_stack", "volume_to_draw"]
+__all__ = [
+    "AdaptedSource",
+    "Volume",
+    "cut_volume",
+    "draw_adapted_stack",
+    "has_both_phases",
+    "volume_to_draw",
+]
 
 _LARGEST_SCALE = 1.15
 _FRACTION_CHANGE = 0.05
@@ -30,6 +37,8 @@ _SMOOTH_PX = 0.7
 _LEVELS = 21
 # Slices and pixels of a volume that are kept to draw from.
 _KEPT = (192, 384, 384)
+# Share of a phase below which nothing can be learned of a volume, or refitted to it.
+_FEWEST = 0.002
 
 
 @jax.tree_util.register_dataclass
@@ -77,6 +86,11 @@ class AdaptedSource:
     @property
     def slice_nm(self) -> float:
         return self.source.slice_nm
+
+
+def has_both_phases(probability: Float[np.ndarray, "slice y x"]) -> bool:
+    """Whether a segmented volume is neither all solid nor all pore, but for 0.2 % of its voxels."""
+    return bool(_FEWEST < np.mean(probability > 0.5) < 1 - _FEWEST)
 
 
 def volume_to_draw(

@@ -15,7 +15,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from fibnet.adapt import AdaptedSource, draw_adapted_stack, volume_to_draw
+from fibnet.adapt import (
+    AdaptedSource,
+    draw_adapted_stack,
+    has_both_phases,
+    volume_to_draw,
+)
 from fibnet.checkpoint import latest_step
 from fibnet.data import SimulatedData, source_from_file
 from fibnet.resemble import resembling_kinds
@@ -44,8 +49,6 @@ __all__ = ["AlternationSettings", "alternate", "unexplained"]
 # Grey values left beyond noise may grow by this factor: the instrument was refitted to the old
 # volume, which favours it.
 _WORSE = 1.15
-# Of a volume of one phase alone nothing can be learned: the reader sees it in the report.
-_FEWEST = 0.002
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,8 @@ def alternate(
     )
     first, records = content, []
     for number in range(1, settings.rounds + 1):
-        if not _FEWEST < np.mean(probability > 0.5) < 1 - _FEWEST:
+        # Else nothing can be learned: the reader sees it in the report.
+        if not has_both_phases(probability):
             break
         here = folder / f"round_{number}"
         here.mkdir(parents=True, exist_ok=True)

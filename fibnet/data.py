@@ -1,11 +1,12 @@
 """Endless training data: random specimens recorded by instruments around the fitted one."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from fibsim.fit import (
@@ -26,6 +27,7 @@ __all__ = [
     "Source",
     "draw_stack",
     "draw_training_stack",
+    "drawn_stacks",
     "source_from_file",
 ]
 
@@ -192,3 +194,18 @@ def draw_stack(
     )
     # Recorded stacks hold whole grey values.
     return jnp.round(sample.images), sample.solid
+
+
+def drawn_stacks(
+    source: Source, data: SimulatedData, *, draw: Callable, seed: int, number: int
+) -> Iterator[tuple[Float[np.ndarray, "channel slice y x"], Float[np.ndarray, "slice y x"]]]:
+    """Simulated stacks with their solid, one after the other, deep enough for the specimen.
+
+    Args:
+        draw: `draw_stack` or `draw_training_stack`.
+    """
+    data = deep_enough(data, source)
+    jitted = jax.jit(draw, static_argnums=1)
+    for key in jax.random.split(jax.random.key(seed), number):
+        images, solid = jitted(source, data, key=key)
+        yield np.asarray(images), np.asarray(solid)

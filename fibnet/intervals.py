@@ -9,10 +9,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import numpy as np
 
-from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack
+from fibnet.data import SimulatedData, Source, draw_training_stack, drawn_stacks
 from fibnet.metrics import expected_calibration_error
 from fibnet.morphology import as_rows, measure
 from fibnet.segment import predict
@@ -61,12 +60,10 @@ def simulated_cases(
     slices, *sides = (min(n, most) for n, most in zip(shape, _LARGEST, strict=True))
     side = max(min(sides) // 2 * 2, 8)
     data = SimulatedData(slices=slices, side_px=side, sublayers=sublayers)
-    data = deep_enough(data, source)
-    draw = jax.jit(draw_training_stack, static_argnums=1)
+    drawn = drawn_stacks(source, data, draw=draw_training_stack, seed=seed, number=number)
     voxel = (source.slice_nm, source.pixel_nm, source.pixel_nm)
     cases = []
-    for i, key in enumerate(jax.random.split(jax.random.key(seed), number)):
-        images, solid = (np.asarray(v) for v in draw(source, data, key=key))
+    for i, (images, solid) in enumerate(drawn):
         probability, truth = predict(segmenter, images), solid > 0.5
         cases.append(
             Case(

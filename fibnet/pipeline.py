@@ -19,7 +19,13 @@ import numpy as np
 from fibnet.alternate import AlternationSettings, alternate
 from fibnet.baselines import all_baselines
 from fibnet.correlation import correlation_rows, correlations, curves_table
-from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack, source_from_file
+from fibnet.data import (
+    SimulatedData,
+    Source,
+    draw_training_stack,
+    drawn_stacks,
+    source_from_file,
+)
 from fibnet.intervals import intervals, simulated_cases
 from fibnet.metrics import scores
 from fibnet.model import ModelConfig
@@ -317,10 +323,8 @@ def simulated_examples(
     """
     slices = min(stack.num_slices, 16)
     side = min(128, *stack.images.shape[2:]) // 2 * 2
-    data = deep_enough(SimulatedData(slices=slices, side_px=side), source)
-    jitted = jax.jit(draw, static_argnums=1)
-    keys = jax.random.split(jax.random.key(seed + 1), number)
-    return [tuple(np.asarray(v) for v in jitted(source, data, key=k)) for k in keys]
+    data = SimulatedData(slices=slices, side_px=side)
+    return list(drawn_stacks(source, data, draw=draw, seed=seed + 1, number=number))
 
 
 def measures_csv(results: dict[str, dict]) -> str:
@@ -421,7 +425,7 @@ def reconstruct(
         "stack": stack_io.fingerprint(stack),
         "preset": preset,
         "rounds": rounds,
-        "start": start_identity(start),
+        "start": start_identity(begin),
         "seed": seed,
         "truth": truth is not None,
     }

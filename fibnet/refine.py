@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fibnet.adapt import has_both_phases
 from fibsim.fit import (
     RegressionResult,
     RegressionSettings,
@@ -48,8 +49,6 @@ __all__ = ["VolumeRefinement", "advance", "refine_volume", "regress_and_refine"]
 _LARGEST_LOGIT = 6.0
 # q (1 - q) is not taken smaller, so that what is certain stays.
 _SMALLEST_VARIANCE = 0.05
-# On a volume of one phase alone there is nothing to refit.
-_FEWEST = 0.002
 # A refit that moves interfaces by less is the last one.
 _SETTLED_PX = 0.02
 
@@ -177,6 +176,7 @@ def refine_volume(
         after the last one.
     """
     from scipy.ndimage import gaussian_filter
+    from scipy.special import expit
 
     how = settings or VolumeRefinement()
     grey = grey_levels(stack)
@@ -210,7 +210,7 @@ def refine_volume(
     for step in range(how.steps):
         loss, gradient = gradient_of(logit)
         losses.append(loss)
-        solid = _sigmoid(logit)
+        solid = expit(logit)
         by_fraction = gradient / np.maximum(solid * (1 - solid), _SMALLEST_VARIANCE)
         by_fraction = gaussian_filter(by_fraction, how.smoothing)
         change = np.clip(-how.weight * by_fraction, -how.largest_change, how.largest_change)
@@ -218,7 +218,7 @@ def refine_volume(
         if progress is not None:
             progress(step + 1, how.steps, f"loss {loss:.3f}")
     losses.append(gradient_of(logit)[0])
-    refined = _sigmoid(network + logit - first)
+    refined = expit(network + logit - first)
     return refined.astype(np.float32), np.asarray(losses)
 
 
@@ -231,6 +231,8 @@ def advance(
     that the interface comes from (Osher & Sethian 1988, doi 10.1016/0021-9991(88)90002-2), in steps
     of half a pixel at most.
     """
+    from scipy.special import expit
+
     if pixels == 0:
         return probability
     logit = _logit(probability)
@@ -245,7 +247,7 @@ def advance(
             sign = 1 if pixels > 0 else -1
             slopes.append(np.maximum(np.maximum(sign * ahead, sign * behind), 0))
         logit = logit + pixels / count * np.hypot(*slopes)
-    return _sigmoid(logit).astype(np.float32)
+    return expit(logit).astype(np.float32)
 
 
 def regress_and_refine(
@@ -268,7 +270,7 @@ def regress_and_refine(
         almost of one phase, or a single slice, is returned as it is, and None.
     """
     solid = float(np.mean(probability > 0.5))
-    if len(probability) < 2 or not _FEWEST < solid < 1 - _FEWEST:
+    if len(probability) < 2 or not has_both_phases(probability):
         return probability, None
 
     def refitting(step: int, steps: int, loss: float) -> None:
@@ -309,9 +311,7 @@ def _run_of(milling: Milling, tile: _Tile) -> Milling:
 
 
 def _logit(probability: np.ndarray) -> np.ndarray:
+    from scipy.special import logit
+
     inside = np.clip(np.asarray(probability, np.float32), 1e-6, 1 - 1e-6)
-    return np.log(inside / (1 - inside))
-
-
-def _sigmoid(logit: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logit))
+    return logit(inside)

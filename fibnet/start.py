@@ -37,12 +37,11 @@ def load_start(path: str | Path | None, config: ModelConfig) -> Segmenter | None
     return start
 
 
-def start_identity(path: str | Path | None) -> str | None:
+def start_identity(start: Segmenter | None) -> str | None:
     """A fingerprint of the network that a training begins from."""
-    if path is None:
+    if start is None:
         return None
-    leaves = jax.tree.leaves(load_segmenter(network_folder(path)).params)
     digest = hashlib.sha256()
-    for leaf in leaves:
+    for leaf in jax.tree.leaves(start.params):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()[:16]

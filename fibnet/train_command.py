@@ -1,6 +1,7 @@
 """The work behind ``fibnet train``, ``fibnet pretrain`` and ``fibnet segment``."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -61,27 +62,37 @@ def train_to_folder(
         "instrument": Path(instrument).read_text(),
         "network": json.dumps(dataclasses.asdict(config)),
         "training": json.dumps(dataclasses.asdict(settings)),
-        "start": start_identity(start),
+        "start": start_identity(begin),
         "seed": seed,
     }
+    learn = functools.partial(
+        train, source, config, seed=seed, settings=settings, data=chosen.data, start=begin
+    )
+    work = _train_in(out, identity, "train", learn, progress, announce)
+    announce(f"network in {work / 'model'}")
+
+
+def _train_in(
+    out: Path,
+    identity: dict,
+    stage: str,
+    learn: Callable[..., Segmenter],
+    progress: Callable[[str], Callable[[int, int, str], None]],
+    announce: Callable[[str], None],
+) -> Path:
+    """Train in a work folder, or go on there, and leave the network in ``model``; the folder."""
     work = WorkFolder(out, identity)
 
     def do() -> None:
-        show = progress("train")
-        segmenter = train(
-            source,
-            config,
+        show = progress(stage)
+        segmenter = learn(
             folder=work.path / "training",
-            seed=seed,
-            settings=settings,
-            data=chosen.data,
-            start=begin,
             progress=lambda step, total, loss: show(step, total, f"loss {loss:.3f}"),
         )
         save_segmenter(work.path / "model", segmenter)
 
-    work.run("train", do, announce)
-    announce(f"network in {work.path / 'model'}")
+    work.run(stage, do, announce)
+    return work.path
 
 
 def _paced(settings: TrainSettings, steps: int | None) -> TrainSettings:
@@ -112,22 +123,9 @@ def pretrain_to_folder(
         "training": json.dumps(dataclasses.asdict(settings)),
         "seed": seed,
     }
-    work = WorkFolder(out, identity)
-
-    def do() -> None:
-        show = progress("pretrain")
-        segmenter = pretrain(
-            config,
-            folder=work.path / "training",
-            seed=seed,
-            settings=settings,
-            data=PRETRAINING_DATA,
-            progress=lambda step, total, loss: show(step, total, f"loss {loss:.3f}"),
-        )
-        save_segmenter(work.path / "model", segmenter)
-
-    work.run("pretrain", do, announce)
-    announce(f"general network in {work.path / 'model'}")
+    learn = functools.partial(pretrain, config, seed=seed, settings=settings, data=PRETRAINING_DATA)
+    work = _train_in(out, identity, "pretrain", learn, progress, announce)
+    announce(f"general network in {work / 'model'}")
 
 
 def segmenter_for(segmenter: Segmenter, stack: Stack) -> Segmenter:
