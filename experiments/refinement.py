@@ -17,6 +17,7 @@ both together bring +0.010 (experiments/label_free_gold.py).
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -38,7 +39,8 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=32)
     parser.add_argument("--side", type=int, default=96)
     options = parser.parse_args()
-    source = source_from_file(options.out / "instrument.yaml")
+    # Without ground: how far a part of a stack stands above it would have to be told.
+    source = dataclasses.replace(source_from_file(options.out / "instrument.yaml"), ground=None)
     segmenter = load_segmenter(options.out / "model")
     data = deep_enough(SimulatedData(slices=options.slices, side_px=options.side), source)
     draw = jax.jit(draw_training_stack, static_argnums=1)

@@ -164,6 +164,7 @@ def _regress(stack, probability, here, content, first, settings, seed, progress)
             probability,
             content.instrument,
             prior=first.instrument,
+            ground=content.ground,
             settings=settings,
             seed=seed,
             progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
@@ -255,7 +256,9 @@ def _record(stack, before, after, here, content, settings) -> dict[str, Any]:
         **{k: jnp.asarray(facts[k]) for k in ("thickness_nm", "drift_nm", "brightness")},
     )
     old, new = (
-        stack_residual(stack, volume, content.instrument, milling=run, settings=how)
+        stack_residual(
+            stack, volume, content.instrument, milling=run, ground=content.ground, settings=how
+        )
         for volume in (before, after)
     )
     return {

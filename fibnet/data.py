@@ -20,6 +20,7 @@ from fibsim.fit import (
 )
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import load_instrument
+from fibsim.specimens import Ground
 
 __all__ = [
     "SimulatedData",
@@ -28,6 +29,7 @@ __all__ = [
     "draw_stack",
     "draw_training_stack",
     "drawn_stacks",
+    "ground_of_part",
     "source_from_file",
 ]
 
@@ -84,6 +86,7 @@ class Source:
         specimen: parameters of the specimen generator.
         kind: its name, static.
         slice_nm, pixel_nm: grid, static.
+        ground: dense ground that the stack's end sees, or None.
     """
 
     instrument: Instrument
@@ -91,6 +94,7 @@ class Source:
     kind: str = dataclasses.field(metadata=dict(static=True))
     slice_nm: float = dataclasses.field(metadata=dict(static=True))
     pixel_nm: float = dataclasses.field(metadata=dict(static=True))
+    ground: Ground | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,6 +128,7 @@ def source_from_file(path: str | Path) -> Source:
         kind=content.kind,
         slice_nm=round(float(geometry.slice_nm), 6),
         pixel_nm=round(float(geometry.pixel_nm), 6),
+        ground=content.ground,
     )
 
 
@@ -173,14 +178,23 @@ def draw_training_stack(
     """One noisy stack of a randomised instrument and its true solid fraction. Traceable."""
     key_random, key_sample = jax.random.split(key)
     instrument, specimen = randomise(source.instrument, source.specimen, key=key_random)
-    moved = dataclasses.replace(source, instrument=instrument, specimen=specimen)
+    ground = source.ground
+    if ground is not None:
+        # Known to about a slice.
+        off = source.slice_nm * jax.random.normal(jax.random.fold_in(key_random, 1))
+        ground = dataclasses.replace(ground, depth_nm=ground.depth_nm + off)
+    moved = dataclasses.replace(source, instrument=instrument, specimen=specimen, ground=ground)
     return draw_stack(moved, data, key=key_sample)
 
 
 def draw_stack(
     source: Source, data: SimulatedData, *, key: jax.Array
 ) -> tuple[Float[Array, "channel slice y x"], Float[Array, "slice y x"]]:
-    """One noisy stack of exactly the source's instrument and specimen parameters. Traceable."""
+    """One noisy stack of exactly the source's instrument and specimen parameters. Traceable.
+
+    Where the recorded stack stands on ground, this one is a part of such a stack, from a random
+    slice on.
+    """
     sample = draw_sample(
         source.instrument,
         source.specimen,
@@ -191,9 +205,17 @@ def draw_stack(
         pixel_nm=source.pixel_nm,
         sublayers=data.sublayers,
         below_slices=data.below_slices,
+        ground_nm=ground_of_part(source, data, key=jax.random.fold_in(key, 1)),
     )
     # Recorded stacks hold whole grey values.
     return jnp.round(sample.images), sample.solid
+
+
+def ground_of_part(source: Source, data: SimulatedData, *, key: jax.Array) -> Array | None:
+    """Depth of the ground below the first face of a random part of a stack; None without ground."""
+    if source.ground is None:
+        return None
+    return source.ground.below_random_part(data.slices * source.slice_nm, key=key)
 
 
 def drawn_stacks(

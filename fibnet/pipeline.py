@@ -45,7 +45,7 @@ from fibsim.fit import (
     check_fittable,
     fit_best_kind,
     grey_levels,
-    standard_errors,
+    instrument_file_of,
     statements,
 )
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
@@ -101,12 +101,6 @@ class _Job:
             kinds=self.preset.kinds,
             progress=lambda kind, step, steps, text: show(step, steps, f"{kind}, {text}"),
         )
-        content = InstrumentFile(
-            instrument=result.instrument,
-            kind=result.kind,
-            specimen=result.specimen,
-            standard_errors=standard_errors(result),
-        )
         start = InstrumentFile(
             instrument=result.start_instrument, kind=result.kind, specimen=result.start_specimen
         )
@@ -122,7 +116,7 @@ class _Job:
             "warnings": list(result.warnings),
         }
         stack_io.atomic_write_text(self.out / "fit.json", json.dumps(facts))
-        save_instrument(self.out / "instrument.yaml", content)
+        save_instrument(self.out / "instrument.yaml", instrument_file_of(result))
 
     def source(self) -> Source:
         return source_from_file(self.out / "instrument.yaml")
@@ -212,10 +206,12 @@ class _Job:
     def refine(self) -> None:
         if self.preset.refinement is None:
             return
+        content = load_instrument(self.out / "instrument.yaml")
         probability, facts = regress_and_refine(
             self.stack,
             stack_io.read_volume(self.out / "network_probability.tif"),
-            load_instrument(self.out / "instrument.yaml").instrument,
+            content.instrument,
+            ground=content.ground,
             regression=self.preset.regression,
             settings=self.preset.refinement,
             seed=self.seed,

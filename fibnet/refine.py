@@ -40,6 +40,7 @@ from fibsim.fit import (
 )
 from fibsim.instrument import Instrument
 from fibsim.milling import Milling
+from fibsim.specimens import Ground
 from fibsim.stack import Stack
 
 __all__ = ["VolumeRefinement", "advance", "refine_volume", "regress_and_refine"]
@@ -115,9 +116,11 @@ def _gradient(
 
 @dataclasses.dataclass(frozen=True)
 class _Tile:
-    """Faces ``rows`` (the first ``count`` are explained) and pixels ``y, x`` of a tile."""
+    """Faces ``rows`` (the first ``count`` are explained) and pixels ``y, x`` of a tile; those of
+    ``dense`` are ground."""
 
     rows: np.ndarray
+    dense: np.ndarray
     count: int
     y: slice
     x: slice
@@ -136,7 +139,13 @@ def _parts(size: int, tile: int, margin: int) -> list[tuple[slice, slice]]:
     return found
 
 
-def _tiles(shape: tuple[int, int, int], weights: np.ndarray, below: int, how: VolumeRefinement):
+def _tiles(
+    shape: tuple[int, int, int],
+    weights: np.ndarray,
+    below: int,
+    ground_row: float,
+    how: VolumeRefinement,
+):
     slices = shape[0]
     depth = min(how.tile_slices, slices)
     for first in range(0, slices, depth):
@@ -145,12 +154,13 @@ def _tiles(shape: tuple[int, int, int], weights: np.ndarray, below: int, how: Vo
         own = weights[start : start + depth] * (np.arange(start, start + depth) >= first)
         if not own.any():
             continue
-        rows = mirrored(np.arange(start, start + depth + below + 1), slices)
+        faces = np.arange(start, start + depth + below + 1)
+        rows, dense = mirrored(faces, slices), faces >= ground_row
         for y, inside_y in _parts(shape[1], how.tile_px, how.margin_px):
             for x, inside_x in _parts(shape[2], how.tile_px, how.margin_px):
                 weight = np.zeros((depth, y.stop - y.start, x.stop - x.start), np.float32)
                 weight[:, inside_y, inside_x] = own[:, None, None]
-                yield _Tile(rows, depth, y, x, weight)
+                yield _Tile(rows, dense, depth, y, x, weight)
 
 
 def refine_volume(
@@ -158,6 +168,7 @@ def refine_volume(
     probability: Float[np.ndarray, "slice y x"],
     regression: RegressionResult,
     *,
+    ground: Ground | None = None,
     settings: VolumeRefinement | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[Float[np.ndarray, "slice y x"], np.ndarray]:
@@ -169,6 +180,7 @@ def refine_volume(
         stack: the recorded stack.
         probability: of solid at every imaged face, the network's.
         regression: of the instrument on that volume: instrument, milling and misfit are taken.
+        ground: dense ground below the stack, if it has one.
         progress: called with (updates done, updates, text).
 
     Returns:
@@ -182,7 +194,9 @@ def refine_volume(
     grey = grey_levels(stack)
     surfaces = tuple(jnp.asarray(v) for v in face_surfaces(probability))
     misfit = jnp.asarray(regression.fitted.misfit_grey, jnp.float32)
-    tiles = list(_tiles(probability.shape, regression.weights, regression.below_slices, how))
+    ground_row = np.inf if ground is None else float(ground.depth_nm) / stack.slice_nm
+    below = regression.below_slices
+    tiles = list(_tiles(probability.shape, regression.weights, below, ground_row, how))
     counted = max(sum(float(t.weight.sum()) for t in tiles) * len(grey), 1.0)
     network = _logit(probability)
     first = np.clip(network, -_LARGEST_LOGIT, _LARGEST_LOGIT)
@@ -191,8 +205,10 @@ def refine_volume(
         total, gradient = 0.0, np.zeros_like(logit)
         for tile in tiles:
             run = _run_of(regression.milling, tile)
+            volume = logit[tile.rows, tile.y, tile.x]
+            volume[tile.dense] = _LARGEST_LOGIT
             loss, slope = _gradient(
-                jnp.asarray(logit[tile.rows, tile.y, tile.x]),
+                jnp.asarray(volume),
                 jnp.asarray(grey[:, tile.rows[: tile.count], tile.y, tile.x]),
                 jnp.asarray(tile.weight),
                 regression.instrument,
@@ -203,7 +219,8 @@ def refine_volume(
             )
             total += float(loss)
             # Mirrored faces come twice, so that an indexed sum is needed.
-            np.add.at(gradient[:, tile.y, tile.x], tile.rows, np.nan_to_num(np.asarray(slope)))
+            own = np.where(tile.dense[:, None, None], 0, np.nan_to_num(np.asarray(slope)))
+            np.add.at(gradient[:, tile.y, tile.x], tile.rows, own)
         return total / counted, gradient
 
     logit, losses = first, []
@@ -255,6 +272,7 @@ def regress_and_refine(
     probability: Float[np.ndarray, "slice y x"],
     instrument: Instrument,
     *,
+    ground: Ground | None = None,
     regression: RegressionSettings,
     settings: VolumeRefinement,
     seed: int,
@@ -264,6 +282,7 @@ def regress_and_refine(
 
     Args:
         instrument: fitted to the stack without a segmentation; centre of the priors.
+        ground: dense ground below the stack, if it has one.
 
     Returns:
         The refined probabilities and what happened (see docs/file_formats.md). A volume that is
@@ -282,12 +301,20 @@ def regress_and_refine(
     level, refined = 0.0, probability
     for _ in range(settings.rounds):
         found = regress_instrument(
-            stack, refined, instrument, settings=how, seed=seed, progress=refitting
+            stack,
+            refined,
+            instrument,
+            ground=ground,
+            settings=how,
+            seed=seed,
+            progress=refitting,
         )
         level += found.level_px
         # The prior stays the network's: what the stack says must count once.
         moved = advance(probability, level)
-        refined, losses = refine_volume(stack, moved, found, settings=settings, progress=progress)
+        refined, losses = refine_volume(
+            stack, moved, found, ground=ground, settings=settings, progress=progress
+        )
         if abs(found.level_px) < _SETTLED_PX:
             break
     facts = {

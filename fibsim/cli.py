@@ -64,6 +64,9 @@ class Simulate:
     """Number of slices."""
     side: int = 128
     """Height and width of the images in pixels."""
+    ground_nm: float | None = None
+    """Depth below the first face, in nm, at which a drawn specimen rests on dense ground; the
+    instrument file's if it names one, inf for none."""
     seed: int = 0
     """Seed of specimen, faults and noise."""
     slab_slices: int = 0
@@ -86,6 +89,7 @@ class Simulate:
             slices=self.slices,
             side=self.side,
             seed=self.seed,
+            ground_nm=self.ground_nm,
             slab_slices=self.slab_slices,
             announce=announce,
             progress=progress_bar,
@@ -123,11 +127,11 @@ class Fit:
             FitSettings,
             check_fittable,
             fit_best_kind,
-            standard_errors,
+            instrument_file_of,
             statements,
             table_of_unknowns,
         )
-        from fibsim.instrument_file import InstrumentFile, save_instrument
+        from fibsim.instrument_file import save_instrument
 
         check_fittable(stack)
         for warning in stack.warnings:
@@ -139,13 +143,7 @@ class Fit:
             settings=FitSettings(steps=self.steps),
             progress=lambda kind, step, steps, text: show(step, steps, f"{kind}, {text}"),
         )
-        content = InstrumentFile(
-            instrument=result.instrument,
-            kind=result.kind,
-            specimen=result.specimen,
-            standard_errors=standard_errors(result),
-        )
-        save_instrument(self.out, content)
+        save_instrument(self.out, instrument_file_of(result))
         for line in table_of_unknowns(result):
             announce(line)
         for sentence in statements(result):

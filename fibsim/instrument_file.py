@@ -13,6 +13,7 @@ The file holds an `Instrument` and, if a fit made it, the specimen generator and
     standard_errors:                         # only where a fit stated them, in the same units
       geometry: {tilt_deg: 0.4}
       specimen: {solid_fraction: 0.006}
+    ground: {depth_nm: 508.0, stack_nm: 480.0}  # only where the stack's end sees dense ground
 
 A material that was calibrated also holds its ``table``, a list over energy for each of its
 columns, so that the file needs no other.
@@ -36,10 +37,12 @@ from fibsim.interaction_table import InteractionTable, table_of
 from fibsim.io.table_file import QUANTITIES, check_columns
 from fibsim.materials import MATERIALS, Material, check_kind, kind_of_solid, material
 from fibsim.presets import make_instrument
+from fibsim.specimens.ground import Ground
 
 __all__ = ["InstrumentFile", "load_instrument", "save_instrument"]
 
 _VERSION = 1
+_GROUND = dataclasses.fields(Ground)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,12 +55,14 @@ class InstrumentFile:
         specimen: its parameters.
         standard_errors: of what a fit left free, by name (``detector.gain``,
             ``specimen.solid_fraction``), shaped and in units as the values.
+        ground: dense ground below the recorded stack's specimen, or None.
     """
 
     instrument: Instrument
     kind: str | None = None
     specimen: dict[str, float] = dataclasses.field(default_factory=dict)
     standard_errors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    ground: Ground | None = None
 
 
 def _plain(value: Any) -> Any:
@@ -96,6 +101,8 @@ def to_mapping(content: InstrumentFile) -> dict:
             target = errors.setdefault(group, {}) if group else errors
             target[name] = _plain(np.asarray(value, np.float32))
         out["standard_errors"] = errors
+    if content.ground is not None:
+        out["ground"] = {f.name: _plain(getattr(content.ground, f.name)) for f in _GROUND}
     return out
 
 
@@ -149,6 +156,7 @@ def load_instrument(path: str | Path) -> InstrumentFile:
     raw = {str(k): v for k, v in raw.items() if k != "fibsim_instrument"}
     specimen = _mapping(path, raw.pop("specimen", {}) or {}, "specimen")
     stated = _mapping(path, raw.pop("standard_errors", {}) or {}, "standard_errors")
+    ground = _ground(path, raw.pop("ground", None))
     detectors = raw.pop("detectors", None)
     if detectors is not None and not isinstance(detectors, list):
         raise InputError(f"{path}: detectors is {detectors!r}, expected a list, one per channel.")
@@ -189,7 +197,28 @@ def load_instrument(path: str | Path) -> InstrumentFile:
         kind=kind,
         specimen=parameters,
         standard_errors=_errors(path, stated, shapes),
+        ground=ground,
     )
+
+
+def _ground(path: Path, stated: Any) -> Ground | None:
+    if stated is None:
+        return None
+    stated, names = _mapping(path, stated, "ground"), [f.name for f in _GROUND]
+    for name in stated:
+        if name not in names:
+            raise _unknown(path, f"ground.{name}", [f"ground.{known}" for known in names])
+    missing = [name for name in names if name not in stated]
+    if missing:
+        raise InputError(f"{path}: ground lacks {missing[0]!r}; give {', '.join(names)}.")
+    values = {name: _number(path, f"ground.{name}", stated[name]) for name in names}
+    for name, value in values.items():
+        if not (np.isfinite(value) and value > 0):
+            raise InputError(
+                f"{path}: ground.{name} is {value:g}, expected a positive length in nm; remove "
+                "the section where the specimen goes on below the stack."
+            )
+    return Ground(**{name: jnp.asarray(value, float) for name, value in values.items()})
 
 
 def _errors(path: Path, stated: dict, shapes: dict[str, tuple]) -> dict[str, np.ndarray]:

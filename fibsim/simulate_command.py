@@ -21,10 +21,12 @@ from fibsim.simulate import Sample, check_request, default_sublayers, sample_sta
 from fibsim.slabs import SampledSlab, VolumeLike, sample_slabs
 from fibsim.specimens import (
     KINDS,
+    Ground,
     ResampledVolume,
     Specimen,
     SpecimenFile,
     make,
+    on_ground,
     open_specimen,
 )
 from fibsim.stack_folder import write_slabs
@@ -120,6 +122,7 @@ def _drawn(
     slices: int,
     side: int,
     seed: int,
+    ground_nm: float = np.inf,
 ) -> _Job:
     """A specimen of a kind, which is drawn in memory."""
     sublayers, voxel_nm = _grid(instrument)
@@ -131,7 +134,7 @@ def _drawn(
         voxel_nm=voxel_nm,
         **parameters,
     )
-    volume = np.asarray(specimen.solid)
+    volume = np.asarray(on_ground(specimen.solid, ground_nm, layer_nm=voxel_nm[0]))
     return _Job(
         volume=volume,
         voxel_nm=specimen.voxel_nm,
@@ -225,6 +228,7 @@ def simulate_to_folder(
     slices: int,
     side: int,
     seed: int,
+    ground_nm: float | None,
     slab_slices: int,
     announce: Callable[[str], None],
     progress: Callable[[str], Callable[[int, int, str], None]],
@@ -244,12 +248,20 @@ def simulate_to_folder(
             f"--slab-slices is {slab_slices}; expected the number of slices that are made at a "
             "time, or 0 to let the program choose."
         )
+    if ground_nm is not None and not ground_nm > 0:
+        raise InputError(
+            f"--ground-nm is {ground_nm:g}, expected the positive depth in nm of dense ground "
+            "below the first face, or inf for none."
+        )
     out = Path(out)
     io.require_new_folder(out)
     content = _instrument(instrument, beam_kev, materials, pores)
     microscope = content.instrument
     is_file = specimen is not None and specimen not in KINDS and Path(specimen).suffix != ""
+    if is_file and ground_nm is not None:
+        raise InputError("--ground-nm goes with a kind of specimen; a specimen file has its own.")
     kind = specimen or content.kind or "waves"
+    ground = None
     with contextlib.ExitStack() as opened:
         if is_file:
             count = len(materials) if len(materials) > 1 else None
@@ -259,15 +271,27 @@ def simulate_to_folder(
         else:
             stated = dict(content.specimen) if kind == content.kind else {}
             parameters = {**stated, **parameters}
+            if ground_nm is None and kind == content.kind and content.ground is not None:
+                ground_nm = float(content.ground.depth_nm)
+            ground_nm = np.inf if ground_nm is None else ground_nm
+            if np.isfinite(ground_nm):
+                stack_nm = slices * float(microscope.geometry.slice_nm)
+                ground = Ground(depth_nm=jnp.asarray(ground_nm), stack_nm=jnp.asarray(stack_nm))
             job = _drawn(
-                microscope, kind=kind, parameters=parameters, slices=slices, side=side, seed=seed
+                microscope,
+                kind=kind,
+                parameters=parameters,
+                slices=slices,
+                side=side,
+                seed=seed,
+                ground_nm=ground_nm,
             )
         per_slab = _choose_slabs(job, microscope, slab_slices, announce)
         slabs = job.recorded(microscope, per_slab, progress)
         porosity = write_slabs(out, slabs, microscope, (slices, *job.volume.shape[-2:]))
     save_instrument(
         out / "instrument.yaml",
-        InstrumentFile(instrument=microscope, kind=kind, specimen=dict(parameters)),
+        InstrumentFile(instrument=microscope, kind=kind, specimen=dict(parameters), ground=ground),
     )
     announce(f"wrote {len(microscope.detectors)} channels, truth.tif (porosity {porosity:.3f}), "
              f"stack.yaml and instrument.yaml in {out}")  # fmt: skip

@@ -41,7 +41,7 @@ def test_tiles_explain_every_slice_that_counts_once():
     how = VolumeRefinement(tile_px=16, margin_px=4, tile_slices=5)
     weights = slice_weights(12, 3)
     total = np.zeros((12, 40, 30))
-    for tile in _tiles(total.shape, weights, 3, how):
+    for tile in _tiles(total.shape, weights, 3, np.inf, how):
         assert tile.rows.max() < 12 and len(tile.rows) == tile.count + 4
         total[tile.rows[: tile.count], tile.y, tile.x] += tile.weight
     np.testing.assert_array_equal(total, np.broadcast_to(weights[:, None, None], total.shape))

@@ -17,7 +17,7 @@ from fibsim.instrument import replace_by_name
 from fibsim.milling import nominal_milling
 from fibsim.presets import make_instrument
 from fibsim.simulate_command import record
-from fibsim.specimens import make_specimen
+from fibsim.specimens import Ground, draw, make_specimen, on_ground
 from fibsim.stack import virtual_stack
 
 # Weak priors, since what the data say is tested; they are centred on a wrong start.
@@ -92,6 +92,30 @@ def test_mirrored_turns_at_both_ends():
 def test_slices_without_known_ground_do_not_count():
     np.testing.assert_array_equal(slice_weights(10, 3), [1] * 7 + [0] * 3)
     np.testing.assert_allclose(slice_weights(4, 3), [1, 1, 2 / 3, 1 / 3])
+
+
+def test_ground_below_a_volume_explains_what_shines_up_from_it(instrument):
+    solid = draw(
+        "waves",
+        key=jax.random.key(8),
+        shape=(48, 48, 48),
+        voxel_nm=(5.0, 4.0, 4.0),
+        solid_fraction=0.25,
+        ligament_nm=30.0,
+    )
+    ground = Ground(depth_nm=jnp.asarray(90.0), stack_nm=jnp.asarray(80.0))
+    specimen = make_specimen(on_ground(solid, ground.depth_nm, layer_nm=5.0), voxel_nm=(5, 4, 4))
+    sample = fibsim.sample_stack(
+        specimen, instrument, key=jax.random.key(9), num_slices=8, sublayers=2, below_slices=4
+    )
+    stack, truth = virtual_stack(sample.images, instrument), np.asarray(sample.solid)
+    settings = dataclasses.replace(SETTINGS, interpolation="level", below_slices=6)
+    without, on = (
+        stack_residual(stack, truth, instrument, ground=g, settings=settings)
+        for g in (None, ground)
+    )
+    assert np.all(on.explained > without.explained + 0.1)
+    assert np.all(on.explained > 0.75)
 
 
 def test_faces_are_imaged_as_the_volume_that_they_are_cut_from(instrument):

@@ -106,7 +106,7 @@ def test_ctrl_c_between_slabs_leaves_no_file(file, tmp_path, request):
         simulate_to_folder(
             "tilted52", out, specimen=str(file), specimen_voxel_nm=(2.5, 3.2, 3.2), parameters={},
             beam_kev=(2.0,), materials=(), pores="vacuum", slices=SLICES, side=SIDE, seed=3,
-            slab_slices=2, announce=lambda line: None, progress=progress,
+            ground_nm=None, slab_slices=2, announce=lambda line: None, progress=progress,
         )  # fmt: skip
     assert len(seen) == 2 and len(seen[1]) == 2
     assert all(".part" in name for name in seen[1])

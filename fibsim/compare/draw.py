@@ -51,7 +51,8 @@ def draw_stacks(
 ) -> list[Stack]:
     """Stacks of random specimens of an instrument file, at least as much as the real stack in all.
 
-    Each shows a specimen of its own, so that a classifier cannot learn one by heart.
+    Each shows a specimen of its own, so that a classifier cannot learn one by heart, and where the
+    real stack stands on ground, a random part of such a stack.
 
     Args:
         content: instrument with specimen kind and parameters.
@@ -74,7 +75,11 @@ def draw_stacks(
     white = np.asarray(instrument.noise.white_level)[:, None, None, None]
 
     @jax.jit
-    def draw(key, instrument, specimen):
+    def draw(key, instrument, specimen, ground):
+        ground_nm = None
+        if ground is not None:
+            own = jax.random.fold_in(key, 1)
+            ground_nm = ground.below_random_part(shape[0] * slice_nm, key=own)
         return draw_sample(
             instrument,
             specimen,
@@ -85,6 +90,7 @@ def draw_stacks(
             pixel_nm=pixel_nm,
             sublayers=default_sublayers(slice_nm, pixel_nm),
             below_slices=slices_below(content.specimen, slice_nm),
+            ground_nm=ground_nm,
         ).images
 
     specimen = {name: jnp.asarray(value, float) for name, value in content.specimen.items()}
@@ -95,7 +101,8 @@ def draw_stacks(
     return [
         Stack(
             images=recorded_as(
-                np.asarray(draw(one, instrument, specimen)) * (WHITE / white), real.images
+                np.asarray(draw(one, instrument, specimen, content.ground)) * (WHITE / white),
+                real.images,
             ),
             channels=channels,
             pixel_nm=pixel_nm,

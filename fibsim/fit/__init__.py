@@ -24,6 +24,7 @@ from fibsim.fit.simulated import draw_sample as draw_sample
 from fibsim.fit.simulated import slices_below as slices_below
 from fibsim.fit.start import check_fittable as check_fittable
 from fibsim.fit.start import first_instrument as first_instrument
+from fibsim.fit.statements import instrument_file_of as instrument_file_of
 from fibsim.fit.statements import standard_errors as standard_errors
 from fibsim.fit.statements import statements as statements
 from fibsim.fit.statements import table_of_unknowns as table_of_unknowns
@@ -62,6 +63,7 @@ __all__ = [
     "slices_below",
     "specimen_unknowns",
     "stack_residual",
+    "instrument_file_of",
     "standard_errors",
     "start_point",
     "statements",

@@ -26,6 +26,7 @@ from fibsim.fit.crops import crop_grid, random_crop, split_stack
 from fibsim.fit.descent import limited_adam, mean_of_last_quarter, update_by
 from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
 from fibsim.fit.first_guess import grey_levels, guess_feature_nm, guess_tilt_deg
+from fibsim.fit.ground import ground_depth, slices_above_ground
 from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
 from fibsim.fit.refine import Refinement, RefineSettings, refine
 from fibsim.fit.simulated import draw_sample, slices_below
@@ -41,13 +42,14 @@ from fibsim.fit.unknowns import (
 )
 from fibsim.instrument import Instrument
 from fibsim.simulate import Sample
-from fibsim.specimens import KINDS
+from fibsim.specimens import KINDS, Ground
 from fibsim.stack import Stack
 
 __all__ = ["FitResult", "FitSettings", "fit_instrument", "patch_distance"]
 
 _HELD_OUT_PAIRS = 8
-# Crops of the moments: as many independent ones of the stack as possible, yet several features.
+# Crops of the moments: as many independent ones of the stack as possible, yet several features;
+# about so many slices.
 _MOMENT_SLICES, _MOMENT_PX, _MOST_CROPS = 16, 128, 32
 
 Distance = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -96,6 +98,8 @@ class FitResult:
         unknowns: what was free.
         refinement: end point, errors and misfit in the free space; None if left out.
         moment_names: of the numbers in ``refinement.deviations``.
+        slices_used: so many slices from the first on were fitted; those below see the ground.
+        ground: the dense ground that the last slices see, or None.
         warnings: sentences on what may be wrong with the stack or with what is stated of it.
     """
 
@@ -113,6 +117,8 @@ class FitResult:
     unknowns: Mapping[str, Unknown]
     refinement: Refinement | None
     moment_names: list[str]
+    slices_used: int
+    ground: Ground | None
     warnings: tuple[str, ...] = ()
 
 
@@ -153,7 +159,7 @@ class _Problem:
         return patch_distance(real, simulated, self.depth, key)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def simulate(self, instrument, specimen, key) -> Sample:
+    def simulate(self, instrument, specimen, key, ground_nm=np.inf) -> Sample:
         return draw_sample(
             instrument,
             specimen,
@@ -164,6 +170,7 @@ class _Problem:
             pixel_nm=self.pixel_nm,
             sublayers=self.sublayers,
             below_slices=self.below_slices,
+            ground_nm=ground_nm,
         )
 
     def moments(self, instrument, specimen, gauges, keys, whole: bool) -> np.ndarray:
@@ -299,7 +306,8 @@ def fit_instrument(
     """
     settings = settings or FitSettings()
     check_fittable(stack, kind)
-    grey = grey_levels(stack)
+    whole = grey_levels(stack)
+    grey = whole[:, : slices_above_ground(whole)]
     part, held, shape = split_stack(grey, settings.crop_px, settings.crop_slices)
     guess = KINDS[kind].guess(guess_feature_nm(grey, stack.pixel_nm))
     below = settings.below_slices
@@ -351,6 +359,9 @@ def fit_instrument(
         free = refinement.free
         fitted = held_out(*apply_unknowns(free, matched, specimen, unknowns))
     instrument, parameters = apply_unknowns(free, matched, specimen, unknowns)
+    ground = None
+    if grey.shape[1] < whole.shape[1]:
+        ground = _ground(problem, whole, grey.shape[1], instrument, parameters, key_start)
     return FitResult(
         instrument=instrument,
         specimen={k: float(v) for k, v in parameters.items()},
@@ -366,6 +377,8 @@ def fit_instrument(
         unknowns=unknowns,
         refinement=refinement,
         moment_names=names,
+        slices_used=grey.shape[1],
+        ground=ground,
         warnings=(*image_warnings(stack), *warnings),
     )
 
@@ -398,13 +411,27 @@ def _doubts(problem, stack, grey, default, specimen, key, held_out) -> list[str]
     return said
 
 
+def _ground(problem, grey, above, instrument, specimen, key) -> Ground:
+    """The ground below a stack, in the fitted simulation."""
+    side = min(_MOMENT_PX, *grey.shape[2:]) // 2 * 2
+    wide = dataclasses.replace(problem, shape=(min(_MOMENT_SLICES, above), side, side))
+
+    def simulate(depth_nm: float, seed: int) -> np.ndarray:
+        sample = wide.simulate(instrument, specimen, jax.random.fold_in(key, seed), depth_nm)
+        return np.asarray(sample.images)
+
+    depth = ground_depth(grey, above, simulate, slice_nm=problem.slice_nm)
+    stack_nm = problem.slice_nm * grey.shape[1]
+    return Ground(depth_nm=jnp.asarray(depth), stack_nm=jnp.asarray(stack_nm))
+
+
 def _refine(
     problem, settings, grey, matched, specimen, unknowns, free, origin, key, progress, *, whole
 ):  # fmt: skip
     """The moments' stage, on crops of the whole stack."""
     slices, y, x = grey.shape[1:]
     side = min(_MOMENT_PX, y, x) // 2 * 2
-    shape = (min(_MOMENT_SLICES, slices), side, side)
+    shape = (slices // max(round(slices / _MOMENT_SLICES), 1), side, side)
     crops = crop_grid(grey, shape, _MOST_CROPS, seed=0)
     key_gauges, key_refine = jax.random.split(key)
     # A few crops stand for all where quantiles are taken, of a stack of any size.

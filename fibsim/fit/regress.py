@@ -39,6 +39,7 @@ from fibsim.fit.simulated import slices_below
 from fibsim.fit.unknowns import Unknown, apply_unknowns, default_unknowns, start_point
 from fibsim.instrument import Instrument
 from fibsim.milling import Milling
+from fibsim.specimens import Ground
 from fibsim.stack import Stack
 
 __all__ = [
@@ -53,6 +54,8 @@ __all__ = [
 ]
 
 _OUTLIER_SD = 4.0
+# Distance to the interface inside the ground: by far the largest, so that its top stays flat.
+_DEEP_PX = 1e3
 # A median absolute deviation times this is the standard deviation of a normal distribution.
 _MAD = 1.4826
 
@@ -141,14 +144,17 @@ class _Field:
     depth: int
     below: int
     side: tuple[int, int]
+    ground_row: float
 
     def crop(self, first: int, corner: tuple[int, int]) -> Crop:
-        """Faces from ``first`` on; beneath the last one the volume is mirrored."""
-        rows = mirrored(np.arange(first, first + self.depth + self.below + 1), len(self.weights))
+        """Faces from ``first`` on; beneath the last one the volume is mirrored, ground dense."""
+        below = np.arange(first, first + self.depth + self.below + 1)
+        rows = mirrored(below, len(self.weights))
         y, x = (slice(c, c + s) for c, s in zip(corner, self.side, strict=True))
         # A copy of these pixels alone is read, so that the volume may be a memory map.
         part = np.asarray(self.probability[rows.min() : rows.max() + 1, y, x])
         field = level_field(part, self.interpolation)[rows - rows.min()]
+        field[below >= self.ground_row] = _DEEP_PX
         inside = slice(first, first + self.depth)
         grey, weight = self.grey[:, inside, y, x], self.weights[inside]
         movable = np.float32(self.interpolation == "level")
@@ -221,7 +227,7 @@ def regression_unknowns(*, tilt_known: bool) -> dict[str, Unknown]:
     return {name: u for name, u in table.items() if not name.startswith("noise.")}
 
 
-def _pose(stack, probability, instrument, prior, unknowns, settings):
+def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
     """Where crops come from (the interpolation is left open), what is given, the start, and the
     static side with all settings filled in."""
     volume = _checked(stack, probability, instrument, settings)
@@ -243,6 +249,7 @@ def _pose(stack, probability, instrument, prior, unknowns, settings):
         depth=min(settings.crop_slices, slices),
         below=below,
         side=tuple(room),
+        ground_row=np.inf if ground is None else float(ground.depth_nm) / stack.slice_nm,
     )
     dtype = instrument.detector.gain.dtype
     free = {
@@ -272,12 +279,14 @@ def stack_residual(
     instrument: Instrument,
     *,
     milling: Milling | None = None,
+    ground: Ground | None = None,
     settings: RegressionSettings | None = None,
 ) -> ChannelResidual:
     """How well an instrument explains a stack whose segmentation is given, nothing fitted.
 
     Args:
         milling: of the run; faultless if not given. Its curtains and lines are not used.
+        ground: dense ground below the stack, if it has one.
 
     Raises:
         InputError: as `regress_instrument`.
@@ -286,7 +295,7 @@ def stack_residual(
     # The unknowns of a regression, so that its compiled program is used again.
     unknowns = regression_unknowns(tilt_known=stack.tilt_deg is not None)
     place, known, free, model = _pose(
-        stack, solid_probability, instrument, None, unknowns, settings
+        stack, solid_probability, instrument, None, unknowns, settings, ground
     )
     if milling is not None:
         free["slices"] = in_prior_sd(milling, instrument, settings)
@@ -299,6 +308,7 @@ def regress_instrument(
     instrument: Instrument,
     *,
     prior: Instrument | None = None,
+    ground: Ground | None = None,
     unknowns: Mapping[str, Unknown] | None = None,
     settings: RegressionSettings | None = None,
     optimiser: optax.GradientTransformation | None = None,
@@ -318,6 +328,7 @@ def regress_instrument(
             own grid. May be a memory map.
         instrument: where to start.
         prior: centre of the priors, what the first stage found; ``instrument`` if not given.
+        ground: dense ground below the stack, if it has one.
         unknowns: which leaves are free; `regression_unknowns` if not given.
         optimiser: any `optax.GradientTransformation`; Adam with a clipped norm if not given.
         seed: decides the crops.
@@ -332,7 +343,7 @@ def regress_instrument(
     if unknowns is None:
         unknowns = regression_unknowns(tilt_known=stack.tilt_deg is not None)
     place, known, free, model = _pose(
-        stack, solid_probability, instrument, prior, unknowns, settings
+        stack, solid_probability, instrument, prior, unknowns, settings, ground
     )
     where, start, crops = _better_interpolation(place, settings.interpolation, free, known, model)
     settings, slices = model[1], stack.num_slices

@@ -9,7 +9,7 @@ from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile
 from fibsim.layers import slices_of_steps
 from fibsim.simulate import Sample, sample_stack
-from fibsim.specimens import KINDS, draw
+from fibsim.specimens import KINDS, draw, on_ground
 from fibsim.specimens.specimen import Specimen
 
 __all__ = ["check_drawable", "draw_sample", "draw_specimen", "grid_below", "slices_below"]
@@ -87,12 +87,15 @@ def draw_sample(
     pixel_nm: float,
     sublayers: int,
     below_slices: int,
+    ground_nm: jax.Array | None = None,
 ) -> Sample:
     """Draw a random periodic specimen of a kind and record it; traceable in all parameters.
 
     Args:
         shape: (slice, y, x) of the stack.
         slice_nm, pixel_nm: the grid, static (equal to the instrument's nominal geometry).
+        ground_nm: depth of dense ground below the first face; none, or infinite, for a specimen
+            that goes on.
     """
     key_specimen, key_stack = jax.random.split(key)
     grid, voxel_nm = grid_below(
@@ -103,6 +106,8 @@ def draw_sample(
         below_slices=below_slices,
     )
     solid = draw_specimen(kind, specimen, key=key_specimen, shape=grid, voxel_nm=voxel_nm)
+    if ground_nm is not None:
+        solid = on_ground(solid, ground_nm, layer_nm=voxel_nm[0])
     return sample_stack(
         Specimen(solid=solid, voxel_nm=voxel_nm, periodic=True),
         instrument,

@@ -4,10 +4,12 @@ import numpy as np
 
 from fibsim.fit.optimise import FitResult
 from fibsim.fit.unknowns import SPECIMEN_PREFIX, from_free, natural_scale
+from fibsim.instrument_file import InstrumentFile
 
 __all__ = [
     "UNDETERMINED",
     "correlated",
+    "instrument_file_of",
     "standard_errors",
     "statements",
     "table_of_unknowns",
@@ -36,6 +38,17 @@ def unit_of(name: str) -> str:
     if last in _OWN_UNITS:
         return _OWN_UNITS[last]
     return _UNITS.get(name.rsplit("_", 1)[-1], "")
+
+
+def instrument_file_of(result: FitResult) -> InstrumentFile:
+    """What the instrument file of a fit holds."""
+    return InstrumentFile(
+        instrument=result.instrument,
+        kind=result.kind,
+        specimen=result.specimen,
+        standard_errors=standard_errors(result),
+        ground=result.ground,
+    )
 
 
 def standard_errors(result: FitResult) -> dict[str, np.ndarray]:
@@ -93,10 +106,16 @@ def correlated(result: FitResult) -> list[tuple[str, str, float]]:
 
 def statements(result: FitResult) -> list[str]:
     """Sentences that the user should read, the gravest first."""
-    refinement = result.refinement
+    refinement, said = result.refinement, []
+    if result.ground is not None:
+        said.append(
+            f"From slice {result.slices_used + 1} on the pores brighten towards the stack's end, "
+            f"as over dense ground {float(result.ground.depth_nm):.0f} nm below the first face; "
+            "these slices took no part in the fit, and simulated stacks rest on such ground."
+        )
     if refinement is None:
-        return ["No errors were computed, since the fit ended with its descent."]
-    said = []
+        said.append("No errors were computed, since the fit ended with its descent.")
+        return said
     if not refinement.converged:
         said.append(
             f"The fit did not converge: its last step moved {refinement.last_moved} by "

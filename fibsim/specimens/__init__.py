@@ -3,6 +3,7 @@
 from fibsim.specimens.boolean import boolean_fibres, boolean_spheres
 from fibsim.specimens.catalog import KINDS, Kind, draw, make
 from fibsim.specimens.from_file import SpecimenFile, open_specimen, specimen_from_file
+from fibsim.specimens.ground import Ground, on_ground
 from fibsim.specimens.hierarchical import hierarchical_waves
 from fibsim.specimens.levelling import open_box
 from fibsim.specimens.resampling import ResampledVolume, resample
@@ -12,6 +13,7 @@ from fibsim.specimens.waves import levelled_waves
 
 __all__ = [
     "KINDS",
+    "Ground",
     "Kind",
     "ResampledVolume",
     "Specimen",
@@ -24,6 +26,7 @@ __all__ = [
     "levelled_waves",
     "make",
     "make_specimen",
+    "on_ground",
     "open_box",
     "open_specimen",
     "porosity",
