@@ -33,13 +33,14 @@ class Scene:
     Attributes:
         back, second: B and S of `fibsim.render`.
         seen: `fibsim.render.shares_seen` of the face below.
-        maps_nm: its depth map and the solid around the way out (`fibsim.openness.lay_depth`).
+        maps: its depth map, the solid around the way out, and its solid share
+            (`fibsim.openness.lay_depth`).
     """
 
     back: Float[Array, "channel y x"]
     second: Float[Array, "channel y x"]
     seen: Float[Array, "channel 3 y x"]
-    maps_nm: Float[Array, "2 y x"]
+    maps: Float[Array, "3 y x"]
 
 
 def first_scene(
@@ -62,8 +63,8 @@ def first_scene(
     back, second = (v[0] for v in map_slices(ground, (mean[-1:, :, -1:], offset_px[-1:, -1:])))
     nothing = jnp.zeros_like(back)
     seen = jnp.stack([jnp.ones_like(back), jnp.ones_like(back), nothing], axis=1)
-    maps = jnp.stack([nothing[0]] * 2)
-    return Scene(back=back, second=second, seen=seen, maps_nm=maps)
+    maps = jnp.stack([nothing[0], nothing[0], nothing[0] + 1.0])
+    return Scene(back=back, second=second, seen=seen, maps=maps)
 
 
 def with_slices_below(milling: Milling, below: int) -> Milling:
@@ -125,8 +126,8 @@ def image_slices(
         rho = lean_layers(mean, offset_px, periodic=periodic)
         filled = sum(rho)
         near = around(sum(filled) / len(filled), texture, geometry, periodic=periodic)
-        maps = lay_depth(scene.maps_nm, filled, near, height_nm, step_px, periodic=periodic)
-        view = face_view(maps, filled[0], geometry, periodic=periodic)
+        maps = lay_depth(scene.maps, filled, near, height_nm, step_px, periodic=periodic)
+        view = face_view(maps[:2], filled[0], geometry, periodic=periodic)
 
         def channel(c, response, back, second, seen_below, rho_here, view):
             seen = jnp.stack(shares_seen(view, texture, c))
@@ -186,7 +187,7 @@ def image_slices(
             rho_each,
             view_each,
         )
-        return Scene(back=back, second=second, seen=seen, maps_nm=maps), grey
+        return Scene(back=back, second=second, seen=seen, maps=maps), grey
 
     faults = jax.tree.map(lambda leaf: leaf[:, None], milling)
     xs = (mean, cuts.height_nm, cuts.offset_px, cuts.step_px, cuts.part_px, faults, imaged)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from fibsim.instrument import Geometry
@@ -23,8 +24,10 @@ __all__ = [
     "plan_cuts",
     "slice_shares",
     "slices_of_steps",
+    "sublayer_borders",
     "surface_counts",
     "texture_of",
+    "voxels_per_slice",
 ]
 
 
@@ -41,7 +44,7 @@ class Layers:
     Attributes:
         rho: volume fraction of each phase in sub-layer j of slice k; ``(phase, slice, sublayer,
             y, x)``, what is left is open. Slices past the last face carry what lies below.
-        height_nm: thickness of the sub-layers of each slice; ``(slice,)``.
+        height_nm: thickness of the sub-layers; ``(slice, sublayer)``.
         step_px: whole pixels from the frame of face k to that of face k + 1; ``(slice,)``.
         part_px: displacement of the frame of face k beyond the pixel grid; ``(slice,)``.
         chord_nm, period_nm: mean straight way through one wall, and from wall to wall, of
@@ -49,7 +52,7 @@ class Layers:
     """
 
     rho: Float[Array, "phase slice sublayer y x"]
-    height_nm: Float[Array, " slice"]
+    height_nm: Float[Array, "slice sublayer"]
     step_px: Int[Array, " slice"]
     part_px: Float[Array, " slice"]
     chord_nm: Float[Array, ""]
@@ -73,7 +76,7 @@ class Cuts:
     """
 
     border_nm: Float[Array, " border"]
-    height_nm: Float[Array, " slice"]
+    height_nm: Float[Array, "slice sublayer"]
     offset_px: Float[Array, "slice sublayer"]
     step_px: Int[Array, " slice"]
     part_px: Float[Array, " slice"]
@@ -144,6 +147,22 @@ def slices_of_steps(below: int) -> tuple[int, ...]:
     return tuple(max(i // 2, 1) for i in range(below))
 
 
+def voxels_per_slice(sublayers: int) -> int:
+    """Layers of a specimen's grid on which every border of sub-layers lies, ``n (n + 1) / 2``."""
+    return sublayers * (sublayers + 1) // 2
+
+
+def sublayer_borders(sublayers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Upper and lower borders of a slice's sub-layers, in units of its thickness.
+
+    >>> sublayer_borders(2)[1].round(3).tolist()
+    [0.333, 1.0]
+    """
+    number = np.arange(sublayers + 1)
+    border = number * (number + 1) / (2 * voxels_per_slice(sublayers))
+    return border[:-1], border[1:]
+
+
 def plan_cuts(
     thickness_nm: Float[Array, " slice"],
     geometry: Geometry,
@@ -151,19 +170,24 @@ def plan_cuts(
     sublayers: int,
     below: Sequence[int],
 ) -> Cuts:
-    """Sub-layers of all slices, and of steps of ``below`` nominal slices each under the last."""
+    """Sub-layers of all slices, and of steps of ``below`` nominal slices each under the last.
+
+    Their thickness grows from the face down as 1 : 2 : 3 ...: secondaries escape from a nanometre,
+    and the first layer is what a face shows. In a thicker one, walls that slope away from a rim
+    would be as bright as the face.
+    """
     deeper = geometry.slice_nm * jnp.asarray(below, thickness_nm.dtype)
     thickness = jnp.concatenate([thickness_nm, deeper])
     face = jnp.concatenate([jnp.zeros_like(thickness[:1]), jnp.cumsum(thickness)])
-    height = thickness / sublayers
-    depth = height[:, None] * (jnp.arange(sublayers) + 0.5)  # of centres, below the own face
-    lower = (depth + height[:, None] / 2 + face[:-1, None]).reshape(-1)
+    top, bottom = sublayer_borders(sublayers)
+    depth = thickness[:, None] * (top + bottom) / 2  # of centres, below the own face
+    lower = (thickness[:, None] * bottom + face[:-1, None]).reshape(-1)
     lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg)) / geometry.pixel_nm
     whole = jnp.round(jax.lax.stop_gradient(face * lean))
     part = face * lean - whole
     return Cuts(
         border_nm=jnp.concatenate([jnp.zeros_like(lower[:1]), lower]),
-        height_nm=height,
+        height_nm=thickness[:, None] * (bottom - top),
         offset_px=depth * lean + part[:-1, None],
         step_px=jnp.diff(whole).astype(jnp.int32),
         part_px=part[:-1],

@@ -45,6 +45,7 @@ _ARCTAN = (
     -0.0160050305,
     0.0028340643,
 )
+_TINY = 1e-3  # open share that a full layer is given, so that what it ends has a gradient
 _LEAST_OPEN = 0.05  # below this share of open area, a pixel's depth is not told from the face
 # Standard deviation of what counts as around a way out, in mean ways from wall to wall: calibrated
 # with the other numbers of `fibsim.render`.
@@ -82,46 +83,59 @@ def around(
 
 
 def lay_depth(
-    maps_nm: Float[Array, "2 y x"],
+    maps: Float[Array, "3 y x"],
     filled: Float[Array, "sublayer y x"],
     near: Float[Array, "y x"],
-    height_nm: Float[Array, ""],
+    height_nm: Float[Array, " sublayer"],
     step_px: Array,
     *,
     periodic: bool,
-) -> Float[Array, "2 y x"]:
-    """Depth map D and solid around the way out W of a face, from those of the face below.
+) -> Float[Array, "3 y x"]:
+    """Depth map D, solid around the way out W, and solid share of a face, from the face below.
 
-    ``D <- (1 - rho) (D + height)`` and ``W <- (1 - rho) (W + near height)`` for every layer that
-    is laid on, with near from `around`.
+    Both maps are means over each pixel. For every layer of fraction rho that is laid on, over one
+    of fraction c::
+
+        D <- min((1 - rho) / (1 - c), 1) D + (1 - rho) height
+        W <- min((1 - rho) / (1 - c), 1) W + (1 - rho) near height
+
+    with near from `around`. In partly filled pixels solid lies over solid as far as it can, as
+    the two sides of a wall do (maximum overlap, Geleyn & Hollingsworth 1979, Contrib. Atmos. Phys.
+    52, 1, for clouds). Were layers filled at random, ``(1 - rho) (D + height)``, the open part of
+    a pixel would end sooner the more layers it is cut into.
+
+    Args:
+        maps: D, W in nm and c of the face below.
     """
-    more = height_nm * jnp.stack([jnp.ones_like(near), near])
+    more = jnp.stack([jnp.ones_like(near), near])
 
-    def one_layer(maps, rho):
-        return (1.0 - rho) * (maps + more), None
+    def one_layer(maps, layer):
+        rho, height = layer
+        beneath, covered = maps[:2], maps[2]
+        left = jnp.minimum((1.0 - rho + _TINY) / (1.0 - covered + _TINY), 1.0)
+        laid = left * beneath + (1.0 - rho) * height * more
+        return jnp.concatenate([laid, rho[None]]), None
 
-    maps = shift_whole(maps_nm, step_px, axis=-2, periodic=periodic)
-    return jax.lax.scan(one_layer, maps, filled, reverse=True)[0]
+    maps = shift_whole(maps, step_px, axis=-2, periodic=periodic)
+    return jax.lax.scan(one_layer, maps, (filled, height_nm), reverse=True)[0]
 
 
 def depth_maps(
     layers: Layers, geometry: Geometry, *, periodic: bool
 ) -> Float[Array, "slice 2 y x"]:
-    """`lay_depth` for every slice, from the deepest, under which solid is taken to begin, upwards.
-
-    Both maps are means over each pixel, in nm below each face; D is the depth of the first solid
-    along the beam.
-    """
+    """D and W of `lay_depth` for every slice, from the deepest, under which solid is taken to
+    begin, upwards; in nm below each face. D is the depth of the first solid along the beam."""
     texture = Texture(chord_nm=layers.chord_nm, period_nm=layers.period_nm, shares=jnp.ones(1))
 
     def one_slice(maps, inputs):
         filled, height, step = inputs
         near = around(jnp.mean(filled, 0), texture, geometry, periodic=periodic)
         maps = lay_depth(maps, filled, near, height, step, periodic=periodic)
-        return maps, maps
+        return maps, maps[:2]
 
     filled = layers.filled
-    start = jnp.zeros_like(filled[0, :1]).repeat(2, 0)
+    nothing = jnp.zeros_like(filled[0, 0])
+    start = jnp.stack([nothing, nothing, nothing + 1.0])
     xs = (filled, layers.height_nm, layers.step_px)
     return jax.lax.scan(one_slice, start, xs, reverse=True)[1]
 

@@ -280,7 +280,7 @@ def render_slice(
     scene: tuple[Array, Array],
     rho: Float[Array, "phase sublayer y x"],
     near: Surroundings,
-    height_nm: Float[Array, ""],
+    height_nm: Float[Array, " sublayer"],
     seen: Float[Array, "3 y x"],
     seen_below: Float[Array, "3 y x"],
     texture: Texture,
@@ -311,7 +311,7 @@ def render_slice(
     depth_nm = _median_depth_nm(texture, c)
     pore_nm = texture.period_nm - texture.chord_nm
 
-    def terms(rho):
+    def terms(rho, height_nm):
         """Of one layer: what it adds to B and S, and which part of them it lets through."""
         peaks, attenuations, se_by_bse, height = _over_image(
             ((c.eta, c.delta), (c.bse_attenuation, c.se_attenuation), c.se_by_bse, height_nm),
@@ -347,8 +347,8 @@ def render_slice(
     second = second + filled * ((share[1] * second + through) * share[0] - second)
     back = back + filled * (share[0] ** _CLOSING - 1.0) * back
     # Once per slice, whatever its number of sub-layers.
-    attenuation, height = _over_image((c.bse_attenuation, height_nm), filled)
-    crossed = _weighted(attenuation, mean_rho) * height * rho.shape[1]
+    attenuation, height = _over_image((c.bse_attenuation, jnp.sum(height_nm)), filled)
+    crossed = _weighted(attenuation, mean_rho) * height
     width_nm = jnp.sqrt(depth_nm**2 + (_PORE_SPREAD * pore_nm) ** 2)
     back = back + (1.0 - jnp.exp(-_DIRECTION_LOSS * crossed)) * (
         _gaussian(back, width_nm, geometry, periodic) - back
@@ -357,13 +357,13 @@ def render_slice(
 
     # A gradient computes the terms again: storing them takes longer.
     @functools.partial(jax.checkpoint, prevent_cse=False)
-    def one_layer(scene, rho):
-        return lay(scene, terms(rho)), None
+    def one_layer(scene, layer):
+        return lay(scene, terms(*layer)), None
 
-    scene, _ = jax.lax.scan(one_layer, (back, second), lower, reverse=True)
+    scene, _ = jax.lax.scan(one_layer, (back, second), (lower, height_nm[1:]), reverse=True)
     back, second = scene
     visible = (back * seen[0], second * seen[1] + release * seen[2] * back)
-    top = terms(rho[:, 0])
+    top = terms(rho[:, 0], height_nm[0])
     return lay(scene, top), lay(visible, top)
 
 

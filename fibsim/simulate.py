@@ -55,7 +55,7 @@ class Sample:
 
 
 def default_sublayers(slice_nm: float, pixel_nm: float) -> int:
-    """Sub-layers per slice: no thicker than a pixel is wide, 2 to 8 of them."""
+    """Sub-layers per slice: no thicker than a pixel is wide on average, 2 to 8 of them."""
     return int(min(max(math.ceil(slice_nm / pixel_nm - 1e-6), 2), 8))
 
 

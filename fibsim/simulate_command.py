@@ -13,7 +13,7 @@ from fibsim import io
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
-from fibsim.layers import slices_of_steps
+from fibsim.layers import slices_of_steps, voxels_per_slice
 from fibsim.materials import VACUUM
 from fibsim.memory import FEWEST_SLICES, Recording, memory_bound
 from fibsim.presets import PRESETS, preset
@@ -107,11 +107,11 @@ class _Job:
 
 
 def _grid(instrument: Instrument) -> tuple[int, tuple[float, float, float]]:
-    """Layers per slice, and the specimen's voxels."""
+    """Sub-layers per slice, and the specimen's voxels."""
     slice_nm = float(instrument.geometry.slice_nm)
     pixel_nm = float(instrument.geometry.pixel_nm)
     sublayers = default_sublayers(slice_nm, pixel_nm)
-    return sublayers, (slice_nm / sublayers, pixel_nm, pixel_nm)
+    return sublayers, (slice_nm / voxels_per_slice(sublayers), pixel_nm, pixel_nm)
 
 
 def _drawn(
@@ -130,7 +130,11 @@ def _drawn(
     specimen = make(
         kind,
         key=key_specimen,
-        shape=((slices + sum(slices_of_steps(_BELOW))) * sublayers, side, side),
+        shape=(
+            (slices + sum(slices_of_steps(_BELOW))) * voxels_per_slice(sublayers),
+            side,
+            side,
+        ),
         voxel_nm=voxel_nm,
         **parameters,
     )

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from fibsim.chain import first_scene, image_slices
 from fibsim.instrument import Instrument
 from fibsim.interaction import channel_coefficients
-from fibsim.layers import Texture, chords_nm, phase_shares, plan_cuts
+from fibsim.layers import Texture, chords_nm, phase_shares, plan_cuts, sublayer_borders
 from fibsim.milling import Milling
 from fibsim.resample import shift_lateral
 
@@ -90,7 +90,7 @@ def fill_slices(
     With ``logit`` the field is the logit of the solid fraction instead of a `level_field`: walls
     of certain voxels are as sharp, and every voxel has a gradient.
     """
-    t = ((jnp.arange(sublayers, dtype=field.dtype) + 0.5) / sublayers)[:, None, None]
+    t = jnp.asarray(sum(sublayer_borders(sublayers)) / 2, field.dtype)[:, None, None]
     between = (1 - t) * field[:-1, None] + t * field[1:, None]
     return jax.nn.sigmoid(between) if logit else jnp.clip(0.5 + between, 0.0, 1.0)
 

@@ -7,7 +7,7 @@ import jax
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile
-from fibsim.layers import slices_of_steps
+from fibsim.layers import slices_of_steps, voxels_per_slice
 from fibsim.simulate import Sample, sample_stack
 from fibsim.specimens import KINDS, draw, on_ground
 from fibsim.specimens.specimen import Specimen
@@ -56,8 +56,9 @@ def grid_below(
     below_slices: int,
 ) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
     """Layers and pixels of a specimen that reaches below a stack of ``shape``, and their size."""
-    layers = (shape[0] + sum(slices_of_steps(below_slices))) * sublayers
-    return (layers, *shape[1:]), (slice_nm / sublayers, pixel_nm, pixel_nm)
+    voxels = voxels_per_slice(sublayers)
+    layers = (shape[0] + sum(slices_of_steps(below_slices))) * voxels
+    return (layers, *shape[1:]), (slice_nm / voxels, pixel_nm, pixel_nm)
 
 
 def draw_specimen(
