@@ -164,10 +164,7 @@ def resembling_kinds(
 
     found = []
     for number, kind in enumerate(kinds, 1):
-        guess = KINDS[kind].guess(half * voxel_nm[2])
-        fractions = [name for name in guess if name.endswith("fraction")]
-        for name in fractions:
-            guess[name] = float(label.mean()) ** (1 / len(fractions))
+        guess = KINDS[kind].guess(half * voxel_nm[2], float(label.mean()))
         unknowns = specimen_unknowns(guess).values()
         start = np.asarray([to_free(v, u) for v, u in zip(guess.values(), unknowns, strict=True)])
 

@@ -43,8 +43,8 @@ class Sample:
     Attributes:
         images: noisy grey values; ``(channel, slice, y, x)``.
         expected: the same without noise.
-        solid: solid fraction at every imaged face, on the images' grid; ``(slice, y, x)``, or
-            with the phases of the specimen first.
+        solid: solid fraction of the voxels under every imaged face, on the images' grid;
+            ``(slice, y, x)``, or with the phases of the specimen first.
         milling: the faults that were drawn.
     """
 
@@ -231,9 +231,12 @@ def add_noise(
 def face_layers(
     thickness_nm: Float[Array, " slice"], *, voxel_z_nm: float, layers: int
 ) -> tuple[Array, Array]:
-    """Between which layers of a specimen every imaged face lies; see `depth_weights`."""
+    """Which layers of a specimen lie under every imaged face; see `depth_weights`.
+
+    The layer of one voxel that begins at the face: what was milled away above it is not seen.
+    """
     face = jnp.cumsum(thickness_nm) - thickness_nm
-    return depth_weights(face / voxel_z_nm - 0.5, layers)
+    return depth_weights(face / voxel_z_nm, layers)
 
 
 @functools.partial(jax.jit, static_argnames="periodic")
@@ -262,7 +265,7 @@ def interpolate_faces(
 def true_faces(
     specimen: Specimen, instrument: Instrument, milling: Milling
 ) -> Float[Array, "*phase slice y x"]:
-    """The specimen's fractions at every imaged face, displaced as the images are."""
+    """The specimen's fractions in the voxels under every face, displaced as the images are."""
     layers = specimen.solid.shape[-3]
     upper, weight = face_layers(
         milling.thickness_nm, voxel_z_nm=specimen.voxel_nm[0], layers=layers

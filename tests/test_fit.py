@@ -23,7 +23,7 @@ from fibsim.fit import (
 )
 from fibsim.fit.descent import limited_adam
 from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
-from fibsim.fit.first_guess import guess_tilt_deg, noise_sd
+from fibsim.fit.first_guess import guess_solid_fraction, guess_tilt_deg, noise_sd
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
 from fibsim.fit.unknowns import apply_unknowns, log_prior, start_point
 from fibsim.instrument import MillingFaults, leaves_by_name
@@ -59,6 +59,21 @@ def test_grey_levels_share_one_scale(stack):
     np.testing.assert_allclose(grey_levels(wide), stack.images, rtol=1e-5)
     floats = dataclasses.replace(stack, images=stack.images / 100.0 - 1.0)
     assert grey_levels(floats).min() == 0 and grey_levels(floats).max() == pytest.approx(255)
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.8])
+def test_the_share_of_milled_face_is_guessed_from_its_peak(fraction):
+    """Faces of one grey value and noise; all that lies deeper is darker."""
+    rng = np.random.default_rng(2)
+    blocks = rng.random((4, 16, 16)) < fraction
+    depth = rng.uniform(0.0, 0.8, blocks.shape)
+    grey = np.where(blocks, 180.0, 180.0 * (0.8 - depth)).repeat(8, 1).repeat(8, 2)
+    found = guess_solid_fraction(grey + 8 * rng.standard_normal(grey.shape))
+    assert found == pytest.approx(blocks.mean(), abs=0.12)
+
+
+def test_a_guessed_share_stays_within_its_bounds():
+    assert 0.1 <= guess_solid_fraction(np.full((1, 8, 8), 5.0)) <= 0.9
 
 
 def test_noise_estimate_ignores_structure():

@@ -78,7 +78,7 @@ def test_walls_between_faces_stay_sharp_only_with_the_level():
     """A wall that leans by 4 pixels per slice lies in between half way down."""
     x = np.arange(24)
     faces = np.stack([np.tile(x < edge, (6, 1)) for edge in (8, 12)]).astype(np.float32)
-    middle = {how: np.asarray(fill_slices(jnp.asarray(level_field(faces, how)), 1))[0, 0, 0]
+    middle = {how: np.asarray(fill_slices(jnp.asarray(level_field(faces, how)), 2))[0, 1, 0]
               for how in ("level", "linear")}  # fmt: skip
     np.testing.assert_allclose(middle["level"], x < 10, atol=1e-6)
     np.testing.assert_allclose(middle["linear"], (x < 8) + 0.5 * ((x >= 8) & (x < 12)))

@@ -169,12 +169,16 @@ def test_anisotropic_voxels_carry_isotropic_structures(kind):
 def test_guess_has_the_autocorrelation_it_was_made_from(kind):
     # Whole cells of the gyroid; enough upper ligaments in the box.
     feature_nm = {"gyroid": 85.3 / 6.4, "hierarchical": 8.0}.get(kind, 13.0)
+    solid_fraction = {"hierarchical": 0.3, "fibres": 0.3}.get(kind, 0.4)
+    guess = KINDS[kind].guess(feature_nm, solid_fraction)
+    fractions = [value for name, value in guess.items() if name.endswith("fraction")]
+    assert np.prod(fractions) == pytest.approx(solid_fraction)
     specimen = make(
         kind,
         key=jax.random.key(5),
         shape=SHAPE,
         voxel_nm=VOXEL,
-        **KINDS[kind].guess(feature_nm),
+        **guess,
     )
     solid = np.asarray(specimen.solid)
     measured = np.mean([correlation_length_nm(solid, axis, 4.0) for axis in (1, 2)])

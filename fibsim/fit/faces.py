@@ -85,12 +85,14 @@ def _labels(probability):
 def fill_slices(
     field: Float[Array, "face y x"], sublayers: int, *, logit: bool = False
 ) -> Float[Array, "face-1 sublayer y x"]:
-    """Solid fraction of the sub-layers between consecutive faces: the field at their middles.
+    """Solid fraction of the sub-layers between consecutive faces.
 
-    With ``logit`` the field is the logit of the solid fraction instead of a `level_field`: walls
-    of certain voxels are as sharp, and every voxel has a gradient.
+    The field at their middles, the face's own in the first one, which is what a face shows. With
+    ``logit`` the field is the logit of the solid fraction instead of a `level_field`: walls of
+    certain voxels are as sharp, and every voxel has a gradient.
     """
-    t = jnp.asarray(sum(sublayer_borders(sublayers)) / 2, field.dtype)[:, None, None]
+    middle = sum(sublayer_borders(sublayers)) / 2
+    t = jnp.asarray(middle - middle[0], field.dtype)[:, None, None]
     between = (1 - t) * field[:-1, None] + t * field[1:, None]
     return jax.nn.sigmoid(between) if logit else jnp.clip(0.5 + between, 0.0, 1.0)
 

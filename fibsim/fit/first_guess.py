@@ -1,4 +1,4 @@
-"""First guesses taken from the images alone: noise, feature size, tilt."""
+"""First guesses taken from the images alone: noise, feature size, solid fraction, tilt."""
 
 import numpy as np
 
@@ -8,6 +8,7 @@ __all__ = [
     "grey_levels",
     "guess_faults",
     "guess_feature_nm",
+    "guess_solid_fraction",
     "guess_tilt_deg",
     "half_width",
     "noise_by_brightness",
@@ -142,6 +143,25 @@ def guess_feature_nm(images: np.ndarray, pixel_nm: float) -> float:
     corr = corr[: len(corr) // 2]
     corr[0] = max(2 * corr[1] - corr[2], corr[1])
     return half_width(corr) * float(pixel_nm)
+
+
+def guess_solid_fraction(images: np.ndarray) -> float:
+    """Share of milled face in images ``(slice, y, x)``, within [0.1, 0.9].
+
+    Twice the share of pixels above the brightest peak of the histogram: a milled face has one grey
+    value, so half of it lies above its peak, and nothing else does but bright edges. Images are
+    smoothed by a Gaussian of a pixel first. A peak is the highest value in a tenth of the range
+    and at least 0.3 times as high as the highest.
+    """
+    from scipy.ndimage import gaussian_filter, maximum_filter1d, uniform_filter1d
+
+    smooth = gaussian_filter(images.astype(np.float32), (0, 1, 1))
+    low, high = np.quantile(smooth, (0.005, 0.995))
+    counts, edges = np.histogram(smooth, bins=96, range=(low, max(high, low + 1e-6)))
+    counts = uniform_filter1d(counts.astype(float), 5, mode="constant")
+    peaks = (counts == maximum_filter1d(counts, 13)) & (counts > 0.3 * counts.max())
+    last = int(np.nonzero(peaks)[0][-1])
+    return float(np.clip(2 * np.mean(smooth > edges[last : last + 2].mean()), 0.1, 0.9))
 
 
 def guess_tilt_deg(images: np.ndarray, pixel_nm: float, slice_nm: float) -> float:

@@ -25,7 +25,12 @@ from fibsim.errors import InputError
 from fibsim.fit.crops import crop_grid, random_crop, split_stack
 from fibsim.fit.descent import limited_adam, mean_of_last_quarter, update_by
 from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
-from fibsim.fit.first_guess import grey_levels, guess_feature_nm, guess_tilt_deg
+from fibsim.fit.first_guess import (
+    grey_levels,
+    guess_feature_nm,
+    guess_solid_fraction,
+    guess_tilt_deg,
+)
 from fibsim.fit.ground import ground_depth, slices_above_ground
 from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
 from fibsim.fit.refine import Refinement, RefineSettings, refine
@@ -309,7 +314,9 @@ def fit_instrument(
     whole = grey_levels(stack)
     grey = whole[:, : slices_above_ground(whole)]
     part, held, shape = split_stack(grey, settings.crop_px, settings.crop_slices)
-    guess = KINDS[kind].guess(guess_feature_nm(grey, stack.pixel_nm))
+    # The lowest voltage shows most of the face and least of what lies behind.
+    shallow = grey[int(np.argmin([c.beam_kev for c in stack.channels]))]
+    guess = KINDS[kind].guess(guess_feature_nm(grey, stack.pixel_nm), guess_solid_fraction(shallow))
     below = settings.below_slices
     if below is None:
         below = slices_below(guess, stack.slice_nm)

@@ -35,8 +35,8 @@ class Kind:
         options: static choices with their defaults.
         features: lengths that set the margin of a non-periodic specimen, with the multiple of
             each over which the structure forgets itself.
-        guessed: parameters that a fit starts from, as multiples of the half width of the
-            autocorrelation for lengths and as they are for fractions.
+        guessed: lengths that a fit starts from, as multiples of the half width of the
+            autocorrelation.
     """
 
     generate: Callable[..., Array]
@@ -46,12 +46,16 @@ class Kind:
     features: Mapping[str, float]
     guessed: Mapping[str, float]
 
-    def guess(self, feature_nm: float) -> dict[str, float]:
-        """Parameters of a structure whose autocorrelation falls to half at ``feature_nm``."""
-        return {
-            name: value * feature_nm if name.endswith("_nm") else value
-            for name, value in self.guessed.items()
-        }
+    def guess(self, feature_nm: float, solid_fraction: float) -> dict[str, float]:
+        """Parameters of a structure whose autocorrelation falls to half at ``feature_nm``.
+
+        Where a kind has several fractions, their product is the solid fraction; all are alike.
+        """
+        fractions = [name for name in self.parameters if name.endswith("fraction")]
+        each = solid_fraction ** (1 / len(fractions))
+        lengths = {name: factor * feature_nm for name, factor in self.guessed.items()}
+        own = dict.fromkeys(fractions, each) | lengths
+        return {name: own[name] for name in self.parameters if name in own}
 
 
 def _kind(**kwargs) -> Kind:
@@ -67,7 +71,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             parameters=dict(solid_fraction=0.35, ligament_nm=50.0, bandwidth=0.1),
             options=dict(exact=True),
             features=dict(ligament_nm=2.0),
-            guessed=dict(solid_fraction=0.4, ligament_nm=2.5),
+            guessed=dict(ligament_nm=2.5),
         ),
         "hierarchical": _kind(
             generate=hierarchical_waves,
@@ -81,12 +85,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ),
             options=dict(exact=True),
             features=dict(upper_ligament_nm=2.0, lower_ligament_nm=2.0),
-            guessed=dict(
-                upper_fraction=0.5,
-                upper_ligament_nm=10.0,
-                lower_fraction=0.6,
-                lower_ligament_nm=2.0,
-            ),
+            guessed=dict(upper_ligament_nm=10.0, lower_ligament_nm=2.0),
         ),
         "spheres": _kind(
             generate=boolean_spheres,
@@ -94,7 +93,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             parameters=dict(solid_fraction=0.4, radius_nm=50.0, radius_sd=0.0),
             options=dict(num=4096, invert=False),
             features=dict(radius_nm=2.5),
-            guessed=dict(solid_fraction=0.4, radius_nm=1.5),
+            guessed=dict(radius_nm=1.5),
         ),
         "fibres": _kind(
             generate=boolean_fibres,
@@ -102,7 +101,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             parameters=dict(solid_fraction=0.2, radius_nm=20.0, radius_sd=0.0, depth_stretch=1.0),
             options=dict(num=2048),
             features=dict(radius_nm=2.5),
-            guessed=dict(solid_fraction=0.3, radius_nm=1.0),
+            guessed=dict(radius_nm=1.0),
         ),
         "gyroid": _kind(
             generate=gyroid,
@@ -110,7 +109,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             parameters=dict(solid_fraction=0.4, cell_nm=100.0),
             options=dict(form="network"),
             features={},
-            guessed=dict(solid_fraction=0.4, cell_nm=6.4),
+            guessed=dict(cell_nm=6.4),
         ),
     }
 )
