@@ -36,6 +36,7 @@ from fibsim.fit import (
     regression_unknowns,
     stack_residual,
 )
+from fibsim.fit.start import tilt_is_held
 from fibsim.instrument import leaves_by_name
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.io import atomic_write_text, read_volume, write_volume
@@ -169,7 +170,7 @@ def _regress(stack, probability, here, content, first, settings, seed, progress)
             seed=seed,
             progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
         )
-        unknowns = regression_unknowns(tilt_known=stack.tilt_deg is not None)
+        unknowns = regression_unknowns(tilt_known=tilt_is_held(stack))
         before, after = leaves_by_name(content.instrument), leaves_by_name(result.instrument)
         every = np.concatenate([np.ravel(v) for v in result.moved.values()])
         facts = {

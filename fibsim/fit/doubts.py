@@ -7,7 +7,10 @@ import numpy as np
 from fibsim.errors import InputError
 from fibsim.stack import Stack
 
-__all__ = ["check_channels", "image_warnings", "likely_swapped", "likely_tilt"]
+__all__ = ["FEW_SLICES", "check_channels", "image_warnings", "likely_swapped", "likely_tilt"]
+
+FEW_SLICES = 4
+"""A stack of fewer shows neither tilt nor unevenness."""
 
 # Shares of saturated pixels that deserve a word, and that make a channel useless.
 _SATURATED, _LOST = 0.02, 0.5
@@ -57,10 +60,12 @@ def image_warnings(stack: Stack) -> list[str]:
                     f"{100 * share:.0f} % of channel {name} is {what} ({value:g}) and tells "
                     "nothing there; record it with another brightness or contrast if you can."
                 )
-    if stack.num_slices < 4:
+    if stack.num_slices < FEW_SLICES:
         said.append(
             f"the stack has {stack.num_slices} slices; what a tilt does from slice to slice, and "
-            "how uneven slices are, cannot be seen in fewer than 4."
+            f"how uneven slices are, cannot be seen in fewer than {FEW_SLICES}: a tilt that is not "
+            "stated was taken for 0, and the solid fraction is mostly that of the brightest peak "
+            "of the histogram."
         )
     return said
 

@@ -24,7 +24,7 @@ import optax
 from fibsim.errors import InputError
 from fibsim.fit.crops import crop_grid, random_crop, split_stack
 from fibsim.fit.descent import limited_adam, mean_of_last_quarter, update_by
-from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
+from fibsim.fit.doubts import FEW_SLICES, image_warnings, likely_swapped, likely_tilt
 from fibsim.fit.first_guess import (
     grey_levels,
     guess_feature_nm,
@@ -35,7 +35,7 @@ from fibsim.fit.ground import ground_depth, slices_above_ground
 from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
 from fibsim.fit.refine import Refinement, RefineSettings, refine
 from fibsim.fit.simulated import draw_sample, slices_below
-from fibsim.fit.start import check_fittable, first_instrument, match_contrast
+from fibsim.fit.start import check_fittable, first_instrument, match_contrast, tilt_is_held
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
 from fibsim.fit.unknowns import (
     Unknown,
@@ -53,6 +53,10 @@ from fibsim.stack import Stack
 __all__ = ["FitResult", "FitSettings", "fit_instrument", "patch_distance"]
 
 _HELD_OUT_PAIRS = 8
+# Prior of a solid fraction's logit around the guess.
+_FRACTION_SD, _FRACTION_SD_OF_FEW = 0.7, 0.3
+# Moments that lead away from the stack by more than this are not followed.
+_AWAY = 1.15
 # Crops of the moments: as many independent ones of the stack as possible, yet several features;
 # about so many slices.
 _MOMENT_SLICES, _MOMENT_PX, _MOST_CROPS = 16, 128, 32
@@ -336,8 +340,10 @@ def fit_instrument(
     matched = match_contrast(default, grey, first)
 
     if unknowns is None:
-        unknowns = default_unknowns(tilt_known=stack.tilt_deg is not None)
-        unknowns |= specimen_unknowns(specimen)
+        # What a few slices show could be lit pores as well as faces: the guess must count.
+        sd = _FRACTION_SD_OF_FEW if stack.num_slices < FEW_SLICES else _FRACTION_SD
+        unknowns = default_unknowns(tilt_known=tilt_is_held(stack))
+        unknowns |= specimen_unknowns(specimen, fraction_sd=sd)
     origin = start_point(matched, specimen, unknowns)
     real, starts = jnp.asarray(part.grey), jnp.asarray(part.starts)
     objective = _Objective(
@@ -357,7 +363,7 @@ def fit_instrument(
     if start is None and settings.refine is not None:
         warnings = _doubts(problem, stack, grey, default, specimen, key_start, held_out)
     descended = held_out(*apply_unknowns(free, matched, specimen, unknowns))
-    refinement, names, fitted = None, [], descended
+    refinement, names, fitted, before = None, [], descended, free
     if settings.refine is not None:
         refinement, names = _refine(
             problem, settings.refine, grey, matched, specimen, unknowns, free, origin, key_start,
@@ -365,6 +371,12 @@ def fit_instrument(
         )  # fmt: skip
         free = refinement.free
         fitted = held_out(*apply_unknowns(free, matched, specimen, unknowns))
+        if fitted > _AWAY * descended:
+            warnings.append(
+                f"matching the moments led away from the stack (distance {fitted:.3f}, "
+                f"{descended:.3f} before it); the values before it were kept, without errors."
+            )
+            free, fitted, refinement, names = before, descended, None, []
     instrument, parameters = apply_unknowns(free, matched, specimen, unknowns)
     ground = None
     if grey.shape[1] < whole.shape[1]:

@@ -36,6 +36,7 @@ from fibsim.fit.robust import (
     without_margin,
 )
 from fibsim.fit.simulated import slices_below
+from fibsim.fit.start import tilt_is_held
 from fibsim.fit.unknowns import Unknown, apply_unknowns, default_unknowns, start_point
 from fibsim.instrument import Instrument
 from fibsim.milling import Milling
@@ -293,7 +294,7 @@ def stack_residual(
     """
     settings = settings or RegressionSettings()
     # The unknowns of a regression, so that its compiled program is used again.
-    unknowns = regression_unknowns(tilt_known=stack.tilt_deg is not None)
+    unknowns = regression_unknowns(tilt_known=tilt_is_held(stack))
     place, known, free, model = _pose(
         stack, solid_probability, instrument, None, unknowns, settings, ground
     )
@@ -341,7 +342,7 @@ def regress_instrument(
     """
     settings = settings or RegressionSettings()
     if unknowns is None:
-        unknowns = regression_unknowns(tilt_known=stack.tilt_deg is not None)
+        unknowns = regression_unknowns(tilt_known=tilt_is_held(stack))
     place, known, free, model = _pose(
         stack, solid_probability, instrument, prior, unknowns, settings, ground
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from fibsim.errors import InputError
 from fibsim.fit.crops import split_stack
-from fibsim.fit.doubts import check_channels
+from fibsim.fit.doubts import FEW_SLICES, check_channels
 from fibsim.fit.first_guess import (
     WHITE,
     grey_levels,
@@ -55,6 +55,11 @@ def check_fittable(stack: Stack, kind: str | None = None) -> None:
     check_channels(stack)
     first_instrument(stack)
     split_stack(stack.images, crop_px=96, crop_slices=12)
+
+
+def tilt_is_held(stack: Stack) -> bool:
+    """Whether the tilt is no unknown: where it is stated, or where too few slices could show it."""
+    return stack.tilt_deg is not None or stack.num_slices < FEW_SLICES
 
 
 def match_contrast(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) -> Instrument:

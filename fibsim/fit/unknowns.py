@@ -84,11 +84,13 @@ def default_unknowns(*, tilt_known: bool) -> dict[str, Unknown]:
     return table
 
 
-def specimen_unknowns(parameters: Mapping[str, Array]) -> dict[str, Unknown]:
+def specimen_unknowns(
+    parameters: Mapping[str, Array], *, fraction_sd: float = 0.7
+) -> dict[str, Unknown]:
     """Unknowns for a generator's parameters: fractions by logit, everything else by logarithm."""
     return {
         SPECIMEN_PREFIX + name: (
-            Unknown(transform="logit", prior_sd=0.7)
+            Unknown(transform="logit", prior_sd=fraction_sd)
             if name.endswith("fraction")
             else Unknown(transform="log", prior_sd=0.7)
         )
