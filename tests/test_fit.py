@@ -1,6 +1,7 @@
 """First guesses, the patch statistics, and a short label-free fit that must get closer."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from fibsim.fit import (
 from fibsim.fit.descent import limited_adam
 from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
 from fibsim.fit.first_guess import guess_solid_fraction, guess_tilt_deg, noise_sd
+from fibsim.fit.start import tilt_is_held
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
 from fibsim.fit.unknowns import apply_unknowns, log_prior, start_point
 from fibsim.instrument import MillingFaults, leaves_by_name
@@ -65,9 +67,9 @@ def test_grey_levels_share_one_scale(stack):
 def test_the_share_of_milled_face_is_guessed_from_its_peak(fraction):
     """Faces of one grey value and noise; all that lies deeper is darker."""
     rng = np.random.default_rng(2)
-    blocks = rng.random((4, 16, 16)) < fraction
+    blocks = rng.random((4, 8, 8)) < fraction
     depth = rng.uniform(0.0, 0.8, blocks.shape)
-    grey = np.where(blocks, 180.0, 180.0 * (0.8 - depth)).repeat(8, 1).repeat(8, 2)
+    grey = np.where(blocks, 180.0, 180.0 * (0.8 - depth)).repeat(16, 1).repeat(16, 2)
     found = guess_solid_fraction(grey + 8 * rng.standard_normal(grey.shape))
     assert found == pytest.approx(blocks.mean(), abs=0.12)
 
@@ -132,7 +134,7 @@ def test_free_space_round_trip_and_prior():
 
 
 @pytest.mark.usefixtures("compiled_fast_once")
-def test_short_fit_gets_closer_than_the_default(stack):
+def test_short_fit_gets_closer_than_the_default(stack, monkeypatch):
     """From an instrument of half the gain and another tilt."""
     start = make_instrument(beam_kev=[1.0, 5.0], tilt_deg=20.0)
     half = dataclasses.replace(start.detector, gain=start.detector.gain / 2)
@@ -161,6 +163,22 @@ def test_short_fit_gets_closer_than_the_default(stack):
         distance=lambda real, simulated, key: patch_distance(real, simulated, 3, key),
     )
     np.testing.assert_array_equal(fit.loss[:3], again.loss)
+
+    # Moments whose steps lead away are not followed.
+    def stray(problem, settings, grey, matched, specimen, unknowns, free, *args, **kwargs):
+        moved = {**free, "detector.gain": free["detector.gain"] + 1.5}
+        return types.SimpleNamespace(free=moved), ["anything"]
+
+    monkeypatch.setattr("fibsim.fit.optimise._refine", stray)
+    kept = fit_instrument(
+        stack,
+        key=jax.random.key(0),
+        settings=dataclasses.replace(settings, steps=3, refine=RefineSettings()),
+        start=start,
+    )
+    assert kept.refinement is None and kept.fitted_distance == kept.descent_distance
+    assert "led away from the stack" in kept.warnings[-1]
+    assert not standard_errors(kept)
 
 
 def test_moments_state_errors_that_hold(stack):
@@ -206,11 +224,13 @@ def test_suspicious_stacks_are_named(stack):
     images[1] = np.where(stack.images[1] > stack.images[1].mean(), 255, stack.images[1])
     (said,) = image_warnings(dataclasses.replace(stack, images=images))
     assert "channel 5kV is white (255)" in said
-    images[1] = np.where(stack.images[1] > 20, 255, stack.images[1])
+    images[1] = np.where(stack.images[1] > np.quantile(stack.images[1], 0.2), 255, stack.images[1])
     with pytest.raises(InputError, match="of channel 5kV is black or white"):
         check_fittable(dataclasses.replace(stack, images=images))
     few = dataclasses.replace(stack, images=stack.images[:, :3])
     assert "3 slices" in image_warnings(few)[0]
+    assert tilt_is_held(few) and not tilt_is_held(stack)
+    assert tilt_is_held(dataclasses.replace(stack, tilt_deg=38.0))
     assert image_warnings(stack) == []
 
 
