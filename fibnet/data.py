@@ -64,6 +64,7 @@ _SPREAD = {
 }
 _SPREAD_FRACTION = 0.25  # logit of a solid fraction
 _SPREAD_SIZE = 0.15  # logarithm of a length
+_GROUND_SLICES = 3.0  # depth of the ground: it was found 9 slices too deep in one stack of 48
 
 # Milling faults of a training stack are drawn uniformly between zero and these, or twice the
 # fitted ones where those are larger.
@@ -180,9 +181,13 @@ def draw_training_stack(
     instrument, specimen = randomise(source.instrument, source.specimen, key=key_random)
     ground = source.ground
     if ground is not None:
-        # Known to about a slice.
-        off = source.slice_nm * jax.random.normal(jax.random.fold_in(key_random, 1))
-        ground = dataclasses.replace(ground, depth_nm=ground.depth_nm + off)
+        # Known to some slices; a stack that does not reach it does not here either.
+        off = (
+            _GROUND_SLICES * source.slice_nm * jax.random.normal(jax.random.fold_in(key_random, 1))
+        )
+        least = jnp.minimum(ground.depth_nm, ground.stack_nm)
+        depth_nm = jnp.maximum(ground.depth_nm + off, least)
+        ground = dataclasses.replace(ground, depth_nm=depth_nm)
     moved = dataclasses.replace(source, instrument=instrument, specimen=specimen, ground=ground)
     return draw_stack(moved, data, key=key_sample)
 

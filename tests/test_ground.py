@@ -11,7 +11,7 @@ import tifffile
 from fibnet.data import SimulatedData, Source, draw_stack, draw_training_stack
 from fibsim.cli import main
 from fibsim.errors import InputError
-from fibsim.fit.ground import dark_levels, ground_depth, slices_above_ground
+from fibsim.fit.ground import _shallowest, dark_levels, ground_depth, slices_above_ground
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.presets import make_instrument
 from fibsim.specimens import Ground, on_ground
@@ -101,6 +101,21 @@ def test_depth_of_ground_is_found(depth):
         return _images(_rise(depth_nm, 16), seed=100 + seed, slices=16)
 
     assert ground_depth(recorded, above, simulate, slice_nm=SLICE_NM) == pytest.approx(depth, abs=3)
+
+
+def test_ground_lies_below_a_last_face_that_shows_pores():
+    """Even if simulated floors are as dark as real ones only where the face nearly touches them."""
+    recorded = _images(_rise(520.0))
+
+    def simulate(depth_nm, seed):
+        return _images(0.3 * _rise(depth_nm, 16), seed=100 + seed, slices=16)
+
+    found = ground_depth(recorded, slices_above_ground(recorded), simulate, slice_nm=SLICE_NM)
+    assert found >= 475.0
+    # A last face in the ground shows none, and the ground may lie above it.
+    ends = recorded.copy()
+    ends[:, -1] = 160.0
+    assert _shallowest(ends, 30) == 31.0 and _shallowest(recorded, 30) == 47.5
 
 
 def test_dark_levels_do_not_depend_on_gain():

@@ -21,6 +21,8 @@ _FEWEST = 16  # slices; fewer have no middle to compare their end with
 # slices above it; what is brighter by more than the smaller numbers is left out with it.
 _SEEN, _SEEN_SD = 0.06, 5.0
 _FAINT, _FAINT_SD = 0.01, 1.5
+# Contrast of a face that still shows pores, relative to that of the stack.
+_PORES_LEFT = 0.3
 
 
 def dark_levels(grey: Float[np.ndarray, "channel slice y x"]) -> Float[np.ndarray, "channel slice"]:
@@ -58,6 +60,14 @@ def slices_above_ground(grey: Float[np.ndarray, "channel slice y x"]) -> int:
     return stop
 
 
+def _shallowest(grey: np.ndarray, above: int) -> float:
+    """Least depth of the ground in slices: half a slice below the last face if that shows pores."""
+    last = np.quantile(grey[:, -1].reshape(len(grey), -1), (0.05, 0.95), axis=1)
+    whole = np.quantile(grey.reshape(len(grey), -1), (0.05, 0.95), axis=1)
+    contrast = np.ptp(last, axis=0) / np.maximum(np.ptp(whole, axis=0), 1e-6)
+    return grey.shape[1] - 0.5 if contrast.min() > _PORES_LEFT else above + 1.0
+
+
 def ground_depth(
     grey: Float[np.ndarray, "channel slice y x"],
     above: int,
@@ -75,6 +85,8 @@ def ground_depth(
 
     Q is that rise in simulated stacks against the height above the ground, relative to faces far
     above it.
+
+    Where the last face still shows pores, the ground lies below it.
 
     Args:
         above: slices that do not see the ground, `slices_above_ground`.
@@ -106,7 +118,7 @@ def ground_depth(
     steps = np.unique(heights)
     mean = np.stack([rises[:, heights == h].mean(1) for h in steps], axis=1)
 
-    depths = slice_nm * np.arange(above + 1, 2 * grey.shape[1], 0.1)
+    depths = slice_nm * np.arange(_shallowest(grey, above), 2 * grey.shape[1], 0.1)
     misfit = []
     for depth in depths:
         height = depth - slice_nm * np.arange(grey.shape[1])
