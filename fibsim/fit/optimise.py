@@ -45,7 +45,7 @@ from fibsim.fit.unknowns import (
     specimen_unknowns,
     start_point,
 )
-from fibsim.instrument import Instrument
+from fibsim.instrument import Instrument, leaves_by_name, replace_by_name
 from fibsim.simulate import Sample
 from fibsim.specimens import KINDS, Ground
 from fibsim.stack import Stack
@@ -303,7 +303,8 @@ def fit_instrument(
         stack: the user's stack. Grey values are scaled to 0..255 (`grey_levels`), and gain,
             offset and noise of the result are in these units.
         kind: specimen generator, a name in `fibsim.specimens.KINDS`.
-        start: instrument to start from; textbook values of the stack's channels if not given.
+        start: instrument to start from; textbook values of the stack's channels if not given. What
+            is free of its contrast, noise and faults is first matched to the stack.
         unknowns: which leaves are free; `default_unknowns` if not given.
         distance: (real crop, simulated crop, key) -> a scalar, differentiable in the second;
             crops are ``(channel, slice, y, x)``. `patch_distance` if not given.
@@ -344,6 +345,9 @@ def fit_instrument(
         sd = _FRACTION_SD_OF_FEW if stack.num_slices < FEW_SLICES else _FRACTION_SD
         unknowns = default_unknowns(tilt_known=tilt_is_held(stack))
         unknowns |= specimen_unknowns(specimen, fraction_sd=sd)
+    # What the caller holds keeps the value that it was given.
+    fixed = {n: v for n, v in leaves_by_name(default).items() if n not in unknowns}
+    matched = replace_by_name(matched, fixed)
     origin = start_point(matched, specimen, unknowns)
     real, starts = jnp.asarray(part.grey), jnp.asarray(part.starts)
     objective = _Objective(
