@@ -162,8 +162,7 @@ class Fit:
         for warning in result.warnings:
             announce(f"warning: {warning}")
         announce(f"wrote {self.out}")
-        converged = result.refinement is None or result.refinement.converged
-        return 0 if converged else NOT_CONVERGED
+        return NOT_CONVERGED if result.converged is False else 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -177,6 +177,7 @@ def test_short_fit_gets_closer_than_the_default(stack, monkeypatch):
         start=start,
     )
     assert kept.refinement is None and kept.fitted_distance == kept.descent_distance
+    assert kept.converged is False and fit.converged is None
     assert "led away from the stack" in kept.warnings[-1]
     assert not standard_errors(kept)
 

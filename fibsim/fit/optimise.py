@@ -109,6 +109,7 @@ class FitResult:
         moment_names: of the numbers in ``refinement.deviations``.
         slices_used: so many slices from the first on were fitted; those below see the ground.
         ground: the dense ground that the last slices see, or None.
+        converged: whether the moments' steps came to rest near the stack; None if left out.
         warnings: sentences on what may be wrong with the stack or with what is stated of it.
     """
 
@@ -128,6 +129,7 @@ class FitResult:
     moment_names: list[str]
     slices_used: int
     ground: Ground | None
+    converged: bool | None
     warnings: tuple[str, ...] = ()
 
 
@@ -382,6 +384,9 @@ def fit_instrument(
             )
             free, fitted, refinement, names = before, descended, None, []
     instrument, parameters = apply_unknowns(free, matched, specimen, unknowns)
+    converged = None
+    if settings.refine is not None:
+        converged = refinement is not None and refinement.converged
     ground = None
     if grey.shape[1] < whole.shape[1]:
         ground = _ground(problem, whole, grey.shape[1], instrument, parameters, key_start)
@@ -402,6 +407,7 @@ def fit_instrument(
         moment_names=names,
         slices_used=grey.shape[1],
         ground=ground,
+        converged=converged,
         warnings=(*image_warnings(stack), *warnings),
     )
 
