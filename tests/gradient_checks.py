@@ -75,8 +75,8 @@ def milling(rng):
 
 
 # Horizons are maxima over neighbours, so the model is smooth only in pieces: a long step crosses
-# some of their borders, a short one drowns a weak slope in rounding. One of the two must agree.
-STEPS = (1e-6, 1e-7)
+# some of their borders, a short one drowns a weak slope in rounding. One of them must agree.
+STEPS = (1e-5, 1e-6, 1e-7)
 
 
 def central_difference(value, leaf, index, relative_step):
