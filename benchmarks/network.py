@@ -68,13 +68,13 @@ def training_step(config: ModelConfig, repeats: int) -> float:
 
 def beside_pytorch(config: ModelConfig, repeats: int) -> str:
     """Times of a step and of a forward pass, ours and PyTorch's, as a line of the table."""
+    import pytorch_network as theirs
     import torch
-    from pytorch_network import as_tensor, largest_difference, torch_network, training_seconds
 
     torch.set_num_threads(os.cpu_count() or 1)
     conditions = channel_input().conditions
     model = make_model(config, seed=0)
-    twin = torch_network(model, config, conditions)
+    twin = theirs.torch_network(model, config, conditions)
     graph, params = nnx.split(model)
     forward = jax.jit(lambda p, w: nnx.merge(graph, p)(w, conditions, jnp.ones(CHANNELS)))
 
@@ -83,10 +83,10 @@ def beside_pytorch(config: ModelConfig, repeats: int) -> str:
         return images, stack_windows(images, config.window)
 
     images, batch = windows(SLICES, SIDE)
-    apart = largest_difference(twin, batch, forward(params, batch))
+    apart = theirs.largest_difference(twin, batch, forward(params, batch))
     _, large = windows(4, 256)
-    tensor = as_tensor(large)
-    theirs_step = training_seconds(twin, batch, images[0] > 0)
+    tensor = theirs.as_tensor(large)
+    theirs_step = theirs.training_step(twin, batch, images[0] > 0)
 
     def theirs_forward():
         with torch.inference_mode():

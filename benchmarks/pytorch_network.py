@@ -2,7 +2,7 @@
 
 Written for PyTorch as its users would: modules, channels-last tensors, layer normalisation over
 features, AdamW. A stem's kernel is taken for a fixed set of channels, where it is an ordinary
-convolution. `torch_network` checks that both give the same logits.
+convolution.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from torch import nn
 
 from fibnet.model import ModelConfig, UNet
 
-__all__ = ["TorchUNet", "largest_difference", "torch_network", "training_seconds"]
+__all__ = ["TorchUNet", "as_tensor", "largest_difference", "torch_network", "training_step"]
 
 
 def _conv(inputs: int, outputs: int, size: int) -> nn.Conv2d:
@@ -127,7 +127,7 @@ def largest_difference(twin: TorchUNet, windows, logits) -> float:
     return float(np.abs(found - np.asarray(logits)).max())
 
 
-def training_seconds(twin: TorchUNet, windows, solid):
+def training_step(twin: TorchUNet, windows, solid):
     """A function that does one step of AdamW."""
     optimiser = torch.optim.AdamW(twin.parameters(), lr=1e-3)
     x, target = as_tensor(windows), torch.from_numpy(np.array(solid, np.float32))

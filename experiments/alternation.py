@@ -61,10 +61,10 @@ from fibsim.fit import (
     default_unknowns,
     fit_instrument,
     grey_levels,
+    instrument_file_of,
     start_point,
 )
 from fibsim.instrument import Instrument
-from fibsim.instrument_file import InstrumentFile
 from fibsim.io import read_volume
 from fibsim.presets import make_instrument
 from fibsim.simulate_command import record
@@ -155,7 +155,7 @@ def run(name: str, seed: int, rounds: int, with_control: bool) -> None:
             stack,
             folder / "c",
             segmenter=first,
-            content=InstrumentFile(instrument=fit.instrument, kind="waves", specimen=fit.specimen),
+            content=instrument_file_of(fit),
             settings=AlternationSettings(
                 rounds=rounds, train=settings_of(RETRAIN, 2e-3), data=DATA
             ),

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from fibnet.data import SimulatedData, Source, ground_of_part, randomise
+from fibnet.data import SimulatedData, Source, randomise
 from fibsim.fit.faces import level_field
-from fibsim.fit.simulated import draw_specimen, grid_below
+from fibsim.fit.simulated import draw_specimen
 from fibsim.instrument import Instrument
+from fibsim.layers import grid_below
 from fibsim.simulate import sample_stack
-from fibsim.specimens import Specimen, on_ground
+from fibsim.specimens import Specimen, on_ground, part_on_ground
 
 __all__ = [
     "AdaptedSource",
@@ -210,9 +211,9 @@ def draw_adapted_stack(
 
     from_volume = jax.random.bernoulli(key_which, source.share)
     solid = jax.lax.cond(from_volume, cut, generate, key_specimen)
-    ground_nm = ground_of_part(around, data, key=jax.random.fold_in(key, 1))
-    if ground_nm is not None:
-        solid = on_ground(solid, ground_nm, layer_nm=voxel_nm[0])
+    imaged_nm, key_ground = data.slices * around.slice_nm, jax.random.fold_in(key, 1)
+    ground_nm = part_on_ground(around.ground, imaged_nm, key=key_ground)
+    solid = on_ground(solid, ground_nm, layer_nm=voxel_nm[0])
     sample = sample_stack(
         Specimen(solid=solid, voxel_nm=voxel_nm, periodic=True),
         instrument,

@@ -20,7 +20,7 @@ from fibsim.fit import (
 )
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import load_instrument
-from fibsim.specimens import Ground
+from fibsim.specimens import Ground, part_on_ground
 
 __all__ = [
     "SimulatedData",
@@ -29,7 +29,6 @@ __all__ = [
     "draw_stack",
     "draw_training_stack",
     "drawn_stacks",
-    "ground_of_part",
     "source_from_file",
 ]
 
@@ -210,17 +209,12 @@ def draw_stack(
         pixel_nm=source.pixel_nm,
         sublayers=data.sublayers,
         below_slices=data.below_slices,
-        ground_nm=ground_of_part(source, data, key=jax.random.fold_in(key, 1)),
+        ground_nm=part_on_ground(
+            source.ground, data.slices * source.slice_nm, key=jax.random.fold_in(key, 1)
+        ),
     )
     # Recorded stacks hold whole grey values.
     return jnp.round(sample.images), sample.solid
-
-
-def ground_of_part(source: Source, data: SimulatedData, *, key: jax.Array) -> Array | None:
-    """Depth of the ground below the first face of a random part of a stack; None without ground."""
-    if source.ground is None:
-        return None
-    return source.ground.below_random_part(data.slices * source.slice_nm, key=key)
 
 
 def drawn_stacks(

@@ -40,7 +40,7 @@ from fibsim.fit import (
 )
 from fibsim.instrument import Instrument
 from fibsim.milling import Milling
-from fibsim.specimens import Ground
+from fibsim.specimens import Ground, slices_to_ground
 from fibsim.stack import Stack
 
 __all__ = ["VolumeRefinement", "advance", "refine_volume", "regress_and_refine"]
@@ -194,7 +194,7 @@ def refine_volume(
     grey = grey_levels(stack)
     surfaces = tuple(jnp.asarray(v) for v in face_surfaces(probability))
     misfit = jnp.asarray(regression.fitted.misfit_grey, jnp.float32)
-    ground_row = np.inf if ground is None else float(ground.depth_nm) / stack.slice_nm
+    ground_row = slices_to_ground(ground, stack.slice_nm)
     below = regression.below_slices
     tiles = list(_tiles(probability.shape, regression.weights, below, ground_row, how))
     counted = max(sum(float(t.weight.sum()) for t in tiles) * len(grey), 1.0)

@@ -18,7 +18,7 @@ from fibsim.instrument import Instrument
 from fibsim.interaction import Coefficients
 from fibsim.layers import Cuts, Texture, lean_layers
 from fibsim.milling import Milling, apply_shading
-from fibsim.openness import around, face_view, lay_depth
+from fibsim.openness import around, deepest_maps, face_view, lay_depth
 from fibsim.render import ground_scene, render_slice, shares_seen, surroundings
 from fibsim.resample import map_slices, shift_lateral, shift_whole
 
@@ -63,8 +63,7 @@ def first_scene(
     back, second = (v[0] for v in map_slices(ground, (mean[-1:, :, -1:], offset_px[-1:, -1:])))
     nothing = jnp.zeros_like(back)
     seen = jnp.stack([jnp.ones_like(back), jnp.ones_like(back), nothing], axis=1)
-    maps = jnp.stack([nothing[0], nothing[0], nothing[0] + 1.0])
-    return Scene(back=back, second=second, seen=seen, maps=maps)
+    return Scene(back=back, second=second, seen=seen, maps=deepest_maps(back[0]))
 
 
 def with_slices_below(milling: Milling, below: int) -> Milling:

@@ -16,6 +16,7 @@ __all__ = [
     "Layers",
     "Texture",
     "chords_nm",
+    "grid_below",
     "lean_layers",
     "mean_chords_nm",
     "mean_shares",
@@ -161,6 +162,20 @@ def sublayer_borders(sublayers: int) -> tuple[np.ndarray, np.ndarray]:
     number = np.arange(sublayers + 1)
     border = number * (number + 1) / (2 * voxels_per_slice(sublayers))
     return border[:-1], border[1:]
+
+
+def grid_below(
+    shape: tuple[int, int, int],
+    *,
+    slice_nm: float,
+    pixel_nm: float,
+    sublayers: int,
+    below_slices: int,
+) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Layers and pixels of a specimen that reaches below a stack of ``shape``, and their size."""
+    voxels = voxels_per_slice(sublayers)
+    layers = (shape[0] + sum(slices_of_steps(below_slices))) * voxels
+    return (layers, *shape[1:]), (slice_nm / voxels, pixel_nm, pixel_nm)
 
 
 def plan_cuts(

@@ -5,6 +5,8 @@ import math
 import os
 from pathlib import Path
 
+from fibsim.layers import voxels_per_slice
+
 __all__ = ["FEWEST_SLICES", "Recording", "memory_bound", "memory_bytes"]
 
 # Measured (docs/performance.md): of the interpreter, JAX, the compiler and what is read of a file
@@ -49,8 +51,8 @@ class Recording:
     """Sizes of a recording that decide what memory it takes.
 
     Attributes:
-        specimen: shape of the specimen, ``(z, y, x)`` or ``(phase, z, y, x)``, its layers as thick
-            as sub-layers.
+        specimen: shape of the specimen, ``(z, y, x)`` or ``(phase, z, y, x)``, with
+            `fibsim.layers.voxels_per_slice` layers a slice.
         phases, channels: of the instrument.
         slices, below: imaged, and below the last one.
         sublayers: per slice.
@@ -81,7 +83,8 @@ class Recording:
     def slab_bytes(self, slab_slices: int) -> float:
         """About the peak memory of a process that runs `fibsim.sample_slabs` on a file."""
         slices = min(max(slab_slices, FEWEST_SLICES), self.slices + self.below)
-        return self.held_bytes + self._bytes(slices * self.sublayers, slices)
+        layers = slices * voxels_per_slice(self.sublayers)
+        return self.held_bytes + self._bytes(layers, slices)
 
     def slab_slices_within(self, bound: float) -> int:
         """Slices of the largest slab that takes no more than ``bound`` bytes, 32 at most and 2 at

@@ -21,6 +21,7 @@ from fibsim.resample import filter_lateral, neighbour, shift_whole
 __all__ = [
     "View",
     "around",
+    "deepest_maps",
     "depth_maps",
     "face_view",
     "face_views",
@@ -120,6 +121,12 @@ def lay_depth(
     return jax.lax.scan(one_layer, maps, (filled, height_nm), reverse=True)[0]
 
 
+def deepest_maps(like: Float[Array, "y x"]) -> Float[Array, "3 y x"]:
+    """What `lay_depth` starts from under the deepest layer, where solid is taken to begin."""
+    nothing = jnp.zeros_like(like)
+    return jnp.stack([nothing, nothing, nothing + 1.0])
+
+
 def depth_maps(
     layers: Layers, geometry: Geometry, *, periodic: bool
 ) -> Float[Array, "slice 2 y x"]:
@@ -134,8 +141,7 @@ def depth_maps(
         return maps, maps[:2]
 
     filled = layers.filled
-    nothing = jnp.zeros_like(filled[0, 0])
-    start = jnp.stack([nothing, nothing, nothing + 1.0])
+    start = deepest_maps(filled[0, 0])
     xs = (filled, layers.height_nm, layers.step_px)
     return jax.lax.scan(one_slice, start, xs, reverse=True)[1]
 

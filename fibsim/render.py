@@ -18,7 +18,7 @@ a homogeneous stretch is cut into. In them
             depths of the mean mixture
     g_s     1 + edge_gain (dense - near)_+
     g_b     g_s - bse_facing tan(tilt) edge_nm d(near)/dy
-    dense   sum of mu_b rho over the largest mu_b, averaged over the slice: a light phase is
+    dense   sum of mu_b rho over the largest mu_b, averaged over the sub-layers: a light phase is
             half way to a pore
     near    G(edge_nm) * dense, what is close by
 

@@ -13,7 +13,7 @@ from fibsim import io
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
-from fibsim.layers import slices_of_steps, voxels_per_slice
+from fibsim.layers import grid_below
 from fibsim.materials import VACUUM
 from fibsim.memory import FEWEST_SLICES, Recording, memory_bound
 from fibsim.presets import PRESETS, preset
@@ -106,12 +106,21 @@ class _Job:
         )  # fmt: skip
 
 
-def _grid(instrument: Instrument) -> tuple[int, tuple[float, float, float]]:
-    """Sub-layers per slice, and the specimen's voxels."""
+def _grid(
+    instrument: Instrument, slices: int, side: int
+) -> tuple[int, tuple[int, int, int], tuple[float, float, float]]:
+    """Sub-layers per slice, and shape and voxels of a specimen for such a stack."""
     slice_nm = float(instrument.geometry.slice_nm)
     pixel_nm = float(instrument.geometry.pixel_nm)
     sublayers = default_sublayers(slice_nm, pixel_nm)
-    return sublayers, (slice_nm / voxels_per_slice(sublayers), pixel_nm, pixel_nm)
+    grid, voxel_nm = grid_below(
+        (slices, side, side),
+        slice_nm=slice_nm,
+        pixel_nm=pixel_nm,
+        sublayers=sublayers,
+        below_slices=_BELOW,
+    )
+    return sublayers, grid, voxel_nm
 
 
 def _drawn(
@@ -122,19 +131,15 @@ def _drawn(
     slices: int,
     side: int,
     seed: int,
-    ground_nm: float = np.inf,
+    ground_nm: float | None = None,
 ) -> _Job:
     """A specimen of a kind, which is drawn in memory."""
-    sublayers, voxel_nm = _grid(instrument)
+    sublayers, grid, voxel_nm = _grid(instrument, slices, side)
     key_specimen, key_stack = jax.random.split(jax.random.key(seed))
     specimen = make(
         kind,
         key=key_specimen,
-        shape=(
-            (slices + sum(slices_of_steps(_BELOW))) * voxels_per_slice(sublayers),
-            side,
-            side,
-        ),
+        shape=grid,
         voxel_nm=voxel_nm,
         **parameters,
     )
@@ -153,7 +158,7 @@ def _drawn(
 
 def _stored(file: SpecimenFile, instrument: Instrument, *, slices: int, seed: int) -> _Job:
     """A specimen of a file, checked."""
-    sublayers, voxel_nm = _grid(instrument)
+    sublayers, _, voxel_nm = _grid(instrument, slices, file.shape[-1])
     volume = ResampledVolume(file, old_nm=file.voxel_nm, voxel_nm=voxel_nm)
     check_request(volume.shape, volume.voxel_nm, instrument, slices, sublayers)
     file.check_values()
@@ -277,8 +282,7 @@ def simulate_to_folder(
             parameters = {**stated, **parameters}
             if ground_nm is None and kind == content.kind and content.ground is not None:
                 ground_nm = float(content.ground.depth_nm)
-            ground_nm = np.inf if ground_nm is None else ground_nm
-            if np.isfinite(ground_nm):
+            if ground_nm is not None and np.isfinite(ground_nm):
                 stack_nm = slices * float(microscope.geometry.slice_nm)
                 ground = Ground(depth_nm=jnp.asarray(ground_nm), stack_nm=jnp.asarray(stack_nm))
             job = _drawn(

@@ -14,7 +14,7 @@ from fibsim.errors import InputError
 from fibsim.fit.ground import _shallowest, dark_levels, ground_depth, slices_above_ground
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.presets import make_instrument
-from fibsim.specimens import Ground, on_ground
+from fibsim.specimens import Ground, on_ground, part_on_ground
 
 SLICE_NM = 10.0
 LAYER_NM = 3.0
@@ -125,10 +125,10 @@ def test_dark_levels_do_not_depend_on_gain():
 
 
 def test_parts_of_a_stack_stand_at_random_heights_above_its_ground():
-    depths = [float(GROUND.below_random_part(120.0, key=jax.random.key(i))) for i in range(200)]
+    depths = [float(part_on_ground(GROUND, 120.0, key=jax.random.key(i))) for i in range(200)]
     assert min(depths) >= 508 - 360 and max(depths) <= 508
     assert abs(np.mean(depths) - 328) < 30
-    assert float(GROUND.below_random_part(480.0, key=jax.random.key(0))) == 508
+    assert float(part_on_ground(GROUND, 480.0, key=jax.random.key(0))) == 508
 
 
 @pytest.mark.usefixtures("compiled_fast")

@@ -12,6 +12,7 @@ from fibsim.fit import check_drawable, draw_sample, slices_below
 from fibsim.fit.first_guess import WHITE
 from fibsim.instrument_file import InstrumentFile
 from fibsim.simulate import default_sublayers
+from fibsim.specimens import part_on_ground
 from fibsim.stack import Stack, channels_of
 
 __all__ = ["draw_stacks", "recorded_as"]
@@ -76,10 +77,6 @@ def draw_stacks(
 
     @jax.jit
     def draw(key, instrument, specimen, ground):
-        ground_nm = None
-        if ground is not None:
-            own = jax.random.fold_in(key, 1)
-            ground_nm = ground.below_random_part(shape[0] * slice_nm, key=own)
         return draw_sample(
             instrument,
             specimen,
@@ -90,7 +87,7 @@ def draw_stacks(
             pixel_nm=pixel_nm,
             sublayers=default_sublayers(slice_nm, pixel_nm),
             below_slices=slices_below(content.specimen, slice_nm),
-            ground_nm=ground_nm,
+            ground_nm=part_on_ground(ground, shape[0] * slice_nm, key=jax.random.fold_in(key, 1)),
         ).images
 
     specimen = {name: jnp.asarray(value, float) for name, value in content.specimen.items()}

@@ -49,6 +49,6 @@ def fit_best_kind(
 
     if len(kinds) == 1 or settings.steps <= _TRIAL_STEPS:
         return run(kinds[0], settings)
-    trial = dataclasses.replace(settings, steps=_TRIAL_STEPS, refine=None)
+    trial = dataclasses.replace(settings, steps=_TRIAL_STEPS, refine=None, find_ground=False)
     best = min((run(kind, trial) for kind in kinds), key=lambda fit: fit.fitted_distance)
     return run(best.kind, settings)

@@ -28,10 +28,17 @@ _PORES_LEFT = 0.3
 def dark_levels(grey: Float[np.ndarray, "channel slice y x"]) -> Float[np.ndarray, "channel slice"]:
     """Grey value of every slice's dark parts, in units of the channel's contrast: the mean of its
     quantiles 0.05 to 0.2 over the distance of the channel's quantiles 0.05 and 0.95."""
+    return _dark(grey) / _contrast(grey)[:, None]
+
+
+def _dark(grey: np.ndarray) -> np.ndarray:
     flat = grey.reshape(*grey.shape[:2], -1)
+    return np.quantile(flat, _QUANTILES, axis=2).mean(0)
+
+
+def _contrast(grey: np.ndarray) -> np.ndarray:
     low, high = np.quantile(grey.reshape(len(grey), -1), (0.05, 0.95), axis=1)
-    dark = np.quantile(flat, _QUANTILES, axis=2).mean(0)
-    return dark / np.maximum(high - low, 1e-6)[:, None]
+    return np.maximum(high - low, 1e-6)
 
 
 def slices_above_ground(grey: Float[np.ndarray, "channel slice y x"]) -> int:
@@ -62,10 +69,8 @@ def slices_above_ground(grey: Float[np.ndarray, "channel slice y x"]) -> int:
 
 def _shallowest(grey: np.ndarray, above: int) -> float:
     """Least depth of the ground in slices: half a slice below the last face if that shows pores."""
-    last = np.quantile(grey[:, -1].reshape(len(grey), -1), (0.05, 0.95), axis=1)
-    whole = np.quantile(grey.reshape(len(grey), -1), (0.05, 0.95), axis=1)
-    contrast = np.ptp(last, axis=0) / np.maximum(np.ptp(whole, axis=0), 1e-6)
-    return grey.shape[1] - 0.5 if contrast.min() > _PORES_LEFT else above + 1.0
+    left = _contrast(grey[:, -1:]) / _contrast(grey)
+    return grey.shape[1] - 0.5 if left.min() > _PORES_LEFT else above + 1.0
 
 
 def ground_depth(
@@ -95,13 +100,10 @@ def ground_depth(
     """
     dark = dark_levels(grey)
     recorded = dark - dark[:, :above].mean(1, keepdims=True)
-    low, high = np.quantile(grey.reshape(len(grey), -1), (0.05, 0.95), axis=1)
-    contrast = (high - low)[:, None]
+    contrast = _contrast(grey)[:, None]
 
     def simulated(depth_nm: float, seed: int) -> np.ndarray:
-        images = simulate(depth_nm, seed)
-        flat = images.reshape(*images.shape[:2], -1)
-        return np.quantile(flat, _QUANTILES, axis=2).mean(0) / contrast
+        return _dark(simulate(depth_nm, seed)) / contrast
 
     heights, rises = [], []
     for seed in range(repeats):

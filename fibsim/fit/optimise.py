@@ -78,6 +78,7 @@ class FitSettings:
         prior_weight: weight of the log prior beside the distance (which is near 0.02-0.5).
         refine: of the Gauss-Newton steps after the descent; None leaves them out, and with
             them all statements of uncertainty.
+        find_ground: whether the depth of ground that the stack's end sees is looked for.
     """
 
     steps: int = 80
@@ -88,6 +89,7 @@ class FitSettings:
     below_slices: int | None = None
     prior_weight: float = 1e-3
     refine: RefineSettings | None = dataclasses.field(default_factory=RefineSettings)
+    find_ground: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,8 @@ class FitResult:
         refinement: end point, errors and misfit in the free space; None if left out.
         moment_names: of the numbers in ``refinement.deviations``.
         slices_used: so many slices from the first on were fitted; those below see the ground.
-        ground: the dense ground that the last slices see, or None.
+        ground: the dense ground that the last slices see, or None if they see none or it was not
+            looked for.
         converged: whether the moments' steps came to rest near the stack; None if left out.
         warnings: sentences on what may be wrong with the stack or with what is stated of it.
     """
@@ -388,7 +391,7 @@ def fit_instrument(
     if settings.refine is not None:
         converged = refinement is not None and refinement.converged
     ground = None
-    if grey.shape[1] < whole.shape[1]:
+    if settings.find_ground and grey.shape[1] < whole.shape[1]:
         ground = _ground(problem, whole, grey.shape[1], instrument, parameters, key_start)
     return FitResult(
         instrument=instrument,

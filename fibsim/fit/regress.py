@@ -40,7 +40,7 @@ from fibsim.fit.start import tilt_is_held
 from fibsim.fit.unknowns import Unknown, apply_unknowns, default_unknowns, start_point
 from fibsim.instrument import Instrument
 from fibsim.milling import Milling
-from fibsim.specimens import Ground
+from fibsim.specimens import Ground, slices_to_ground
 from fibsim.stack import Stack
 
 __all__ = [
@@ -250,7 +250,7 @@ def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
         depth=min(settings.crop_slices, slices),
         below=below,
         side=tuple(room),
-        ground_row=np.inf if ground is None else float(ground.depth_nm) / stack.slice_nm,
+        ground_row=slices_to_ground(ground, stack.slice_nm),
     )
     dtype = instrument.detector.gain.dtype
     free = {

@@ -7,12 +7,12 @@ import jax
 from fibsim.errors import InputError
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile
-from fibsim.layers import slices_of_steps, voxels_per_slice
+from fibsim.layers import grid_below, slices_of_steps
 from fibsim.simulate import Sample, sample_stack
 from fibsim.specimens import KINDS, draw, on_ground
 from fibsim.specimens.specimen import Specimen
 
-__all__ = ["check_drawable", "draw_sample", "draw_specimen", "grid_below", "slices_below"]
+__all__ = ["check_drawable", "draw_sample", "draw_specimen", "slices_below"]
 
 
 def slices_below(specimen: Mapping[str, float], slice_nm: float) -> int:
@@ -45,20 +45,6 @@ def check_drawable(content: InstrumentFile, name: str) -> None:
                 f"{name} gives specimen {content.kind} the parameter {parameter!r}, expected "
                 f"{', '.join(known)}; correct its specimen section."
             )
-
-
-def grid_below(
-    shape: tuple[int, int, int],
-    *,
-    slice_nm: float,
-    pixel_nm: float,
-    sublayers: int,
-    below_slices: int,
-) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Layers and pixels of a specimen that reaches below a stack of ``shape``, and their size."""
-    voxels = voxels_per_slice(sublayers)
-    layers = (shape[0] + sum(slices_of_steps(below_slices))) * voxels
-    return (layers, *shape[1:]), (slice_nm / voxels, pixel_nm, pixel_nm)
 
 
 def draw_specimen(
@@ -107,8 +93,7 @@ def draw_sample(
         below_slices=below_slices,
     )
     solid = draw_specimen(kind, specimen, key=key_specimen, shape=grid, voxel_nm=voxel_nm)
-    if ground_nm is not None:
-        solid = on_ground(solid, ground_nm, layer_nm=voxel_nm[0])
+    solid = on_ground(solid, ground_nm, layer_nm=voxel_nm[0])
     return sample_stack(
         Specimen(solid=solid, voxel_nm=voxel_nm, periodic=True),
         instrument,
