@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from fibnet.channels import CONDITIONS
+from fibnet.convolution import convolve
 
 __all__ = [
     "ChannelStem",
@@ -76,7 +77,14 @@ class ModelConfig:
 
 
 def _conv(inputs: int, outputs: int, size: int, *, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(inputs, outputs, (size, size), padding="SAME", rngs=rngs)
+    return nnx.Conv(
+        inputs, outputs, (size, size), conv_general_dilated=_plain_convolution, rngs=rngs
+    )
+
+
+def _plain_convolution(x: Array, kernel: Array, *_, **__) -> Array:
+    """`convolve` in the place of XLA's convolution, whose options are all at their defaults."""
+    return convolve(x, kernel)
 
 
 Neighbours = tuple[Int[Array, " slice"], Int[Array, " slice"]]
@@ -131,10 +139,7 @@ class ChannelStem(nnx.Module):
         # Features are ordered tap first, then channel.
         kernel = jnp.einsum("ck,kyxtw->yxtcw", weights, self.kernels[...])
         kernel = kernel.reshape(3, 3, -1, kernel.shape[-1])
-        out = jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return out + self.shift(mean)
+        return convolve(x, kernel) + self.shift(mean)
 
 
 class ResidualBlock(nnx.Module):
