@@ -142,6 +142,18 @@ def _check_names(commands: dict[str, type], argv: Sequence[str]) -> None:
             raise InputError(f"unknown option {word.split('=')[0]} of {argv[0]}; {hint}")
 
 
+def _use_large_pages() -> None:
+    """Begin the process anew with large memory pages, where that was not decided by the user.
+
+    Large arrays come and go in every step, and first touching their memory in pages of 4 kB costs
+    up to half the time. glibc (2.35 or later; others ignore it) reads this setting once, as the
+    process starts.
+    """
+    if sys.platform == "linux" and sys.executable and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def run_command(
     program: str, commands: dict[str, type], description: str, argv: Sequence[str] | None
 ) -> int:
@@ -150,6 +162,8 @@ def run_command(
     ``commands`` maps names to dataclasses whose fields are options and whose ``run`` does the
     work. It may return a status of its own.
     """
+    if argv is None:
+        _use_large_pages()
     words = list(sys.argv[1:] if argv is None else argv)
     # Orbax reports harmless details of its storage format through absl.
     logging.getLogger("absl").setLevel(logging.ERROR)

@@ -310,6 +310,28 @@ def test_doctor_names_versions_and_devices(capsys):
     assert "jax" in text and "JAX device 0" in text and "test simulation" in text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's setting")
+@pytest.mark.parametrize("chosen", [None, "glibc.malloc.check=0"])
+def test_memory_pages_are_large_unless_the_user_decides(chosen):
+    """What a command's process holds in its environment once it runs."""
+    code = (
+        "import os, sys\n"
+        "from fibsim import cli\n"
+        "class Show:\n"
+        "    def run(self): print(os.environ['GLIBC_TUNABLES'], sys.argv[1:])\n"
+        "cli.Doctor = cli.dataclasses.dataclass(Show)\n"
+        "sys.exit(cli.main())"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    if chosen is not None:
+        environment["GLIBC_TUNABLES"] = chosen
+    done = subprocess.run(
+        [sys.executable, "-c", code, "doctor"], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{chosen or 'glibc.malloc.hugetlb=1'} ['doctor']"
+
+
 def test_a_reader_that_goes_away_is_no_error(stack):
     """As in ``fibsim inspect stack | head -1``: silence, and the status of a broken pipe."""
     process = subprocess.Popen(
