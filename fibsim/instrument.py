@@ -7,6 +7,7 @@ of the material, are static. A channel is a (voltage, detector) pair; leaves mar
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "Noise",
     "leaves_by_name",
     "replace_by_name",
+    "select_channels",
     "validate_instrument",
 ]
 
@@ -292,6 +294,32 @@ def validate_instrument(instrument: Instrument) -> None:
 
 def _path_name(path) -> str:
     return ".".join(str(entry.idx if hasattr(entry, "idx") else entry.name) for entry in path)
+
+
+def select_channels(instrument: Instrument, channels: Sequence[int]) -> Instrument:
+    """The same instrument recording some of its channels, or all in another order.
+
+    Args:
+        channels: indices of the channels to record, counted from 0.
+
+    Raises:
+        InputError: no channel is named, or one that the instrument does not have.
+    """
+    indices = [int(c) for c in channels]
+    wrong = [c for c in indices if not 0 <= c < instrument.num_channels]
+    if not indices or wrong:
+        raise InputError(
+            f"channels {indices} were asked for, expected some of 0 to "
+            f"{instrument.num_channels - 1}."
+        )
+    index = np.asarray(indices)
+    return dataclasses.replace(
+        instrument,
+        beam_kev=instrument.beam_kev[index],
+        detector=jax.tree.map(lambda leaf: leaf[index], instrument.detector),
+        noise=jax.tree.map(lambda leaf: leaf[index], instrument.noise),
+        detectors=tuple(instrument.detectors[c] for c in indices),
+    )
 
 
 def leaves_by_name(tree) -> dict[str, Array]:

@@ -11,7 +11,12 @@ import yaml
 import fibsim
 from fibsim import simulate
 from fibsim.errors import InputError
-from fibsim.instrument import leaves_by_name, replace_by_name, validate_instrument
+from fibsim.instrument import (
+    leaves_by_name,
+    replace_by_name,
+    select_channels,
+    validate_instrument,
+)
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.interaction import bulk_yields
 from fibsim.presets import PRESETS, make_instrument, preset
@@ -158,6 +163,23 @@ def test_presets_are_valid_and_take_changes(name):
     changed = preset(name, beam_kev=(3.0,), pixel_nm=6.0)
     assert float(changed.geometry.pixel_nm) == 6.0
     assert float(changed.geometry.tilt_deg) == PRESETS[name]["tilt_deg"]
+
+
+def test_some_channels_of_an_instrument_are_an_instrument_of_these():
+    both = make_instrument(beam_kev=(1.0, 2.0, 5.0), detectors=("SE", "BSE", "SE"))
+    found = select_channels(both, (2, 1))
+    validate_instrument(found)
+    expected = make_instrument(beam_kev=(5.0, 2.0), detectors=("SE", "BSE"))
+    assert found.detectors == expected.detectors
+    assert np.asarray(found.beam_kev).tolist() == [5.0, 2.0]
+    for name, value in leaves_by_name(expected).items():
+        np.testing.assert_array_equal(leaves_by_name(found)[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("channels", [(), (3,), (0, -1)])
+def test_channels_that_an_instrument_does_not_have(channels):
+    with pytest.raises(InputError, match="expected some of 0 to 2"):
+        select_channels(make_instrument(beam_kev=(1.0, 2.0, 5.0)), channels)
 
 
 def test_an_unknown_preset_is_refused():
