@@ -177,7 +177,7 @@ class Segment:
     """Folder that fibnet train, pretrain or reconstruct wrote."""
     out: Out
     """Folder for the volumes."""
-    tile_px: int = 256
+    tile_px: int = 384
     """Side of the tiles; bounds the memory."""
     options: Options = dataclasses.field(default_factory=StackOptions)
 

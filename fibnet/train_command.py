@@ -13,14 +13,14 @@ from fibnet.channels import ChannelInput, channel_conditions, grey_statistics
 from fibnet.data import source_from_file
 from fibnet.presets import NETWORKS, PRESETS, PRETRAINING, PRETRAINING_DATA
 from fibnet.pretrain import pretrain
-from fibnet.segment import predict
+from fibnet.segment import expected_cost, predict_blocks
 from fibnet.segmenter import Segmenter, load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
 from fibnet.start import load_start, network_folder, start_identity
 from fibnet.train import TrainSettings, train
 from fibsim import io
 from fibsim.errors import InputError
-from fibsim.fit import first_instrument, grey_levels
+from fibsim.fit import first_instrument, grey_scale, on_grey_scale
 from fibsim.stack import Stack
 
 __all__ = [
@@ -29,6 +29,10 @@ __all__ = [
     "segmenter_for",
     "train_to_folder",
 ]
+
+
+# Of a stack of any size so many slices tell its mean and deviation.
+_SLICES_FOR_GREY = 48
 
 
 def train_to_folder(
@@ -139,7 +143,9 @@ def segmenter_for(segmenter: Segmenter, stack: Stack) -> Segmenter:
             trained for, or over 5 % off in energy; or two would be taken for the same.
     """
     if segmenter.channels is None:
-        mean, sd = grey_statistics([jnp.asarray(grey_levels(stack))])
+        every = max(stack.num_slices // _SLICES_FOR_GREY, 1)
+        grey = on_grey_scale(stack.images[:, ::every], grey_scale(stack.images))
+        mean, sd = grey_statistics([jnp.asarray(grey)])
         conditions = channel_conditions(first_instrument(stack))
         return dataclasses.replace(
             segmenter,
@@ -191,13 +197,35 @@ def segment_to_folder(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make {out}: {error.strerror}; choose another place.") from error
-    probability = predict(
-        segmenter,
-        grey_levels(stack),
-        tile_px=tile_px,
-        progress=lambda done, total: progress(done, total, "tiles"),
+    shape = stack.images.shape
+    seconds, memory_mb = expected_cost(segmenter, shape, tile_px=tile_px)
+    announce(
+        f"{shape[1]} slices of {shape[2]} x {shape[3]} pixels: about {_duration(seconds)} and "
+        f"{memory_mb / 1000:.1f} GB beside the stack"
     )
-    label = (probability > 0.5).astype(np.uint8)
-    io.write_volume(out / "probability.tif", probability, voxel_nm=stack.voxel_nm)
-    io.write_volume(out / "label.tif", label, voxel_nm=stack.voxel_nm)
-    announce(f"porosity {1 - label.mean():.4f}; wrote probability.tif and label.tif in {out}")
+    solid = 0
+    with (
+        _writer(out / "probability.tif", stack, np.float32) as write_probability,
+        _writer(out / "label.tif", stack, np.uint8) as write_label,
+    ):
+        for first, probability in predict_blocks(
+            segmenter,
+            stack.images,
+            scale=grey_scale(stack.images),
+            tile_px=tile_px,
+            progress=lambda done, total: progress(done, total, "tiles"),
+        ):
+            label = (probability > 0.5).astype(np.uint8)
+            write_probability(first, probability)
+            write_label(first, label)
+            solid += int(label.sum())
+    porosity = 1 - solid / np.prod(shape[1:])
+    announce(f"porosity {porosity:.4f}; wrote probability.tif and label.tif in {out}")
+
+
+def _writer(path: Path, stack: Stack, dtype):
+    return io.volume_writer(path, stack.images.shape[1:], dtype, voxel_nm=stack.voxel_nm)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -15,10 +15,11 @@ from fibnet.checkpoint import all_steps, latest_step
 from fibnet.data import SimulatedData, Source, draw_training_stack, randomise
 from fibnet.losses import segmentation_loss, soft_dice
 from fibnet.model import ModelConfig, count_parameters, make_model, neighbours, stack_windows
-from fibnet.segment import predict
+from fibnet.segment import _cut, expected_cost, predict, predict_blocks
 from fibnet.segmenter import graph_of, load_segmenter, save_segmenter
 from fibnet.train import TrainSettings, draw_present, train
 from fibsim.errors import InputError
+from fibsim.fit import grey_scale, on_grey_scale
 from fibsim.instrument import leaves_by_name
 from fibsim.presets import make_instrument
 
@@ -218,7 +219,7 @@ def test_resume_equals_the_unbroken_run(source, trained, tmp_path):
 
 
 @pytest.mark.parametrize("volume", [False, True])
-@pytest.mark.parametrize("shape", [(1, 30, 30), (5, 70, 50)])
+@pytest.mark.parametrize("shape", [(1, 30, 30), (5, 130, 94)])
 def test_tiles_equal_the_whole(trained, shape, volume):
     segmenter, _ = trained
     if volume:
@@ -246,6 +247,46 @@ def test_tiles_equal_the_whole(trained, shape, volume):
         logit = whole_logit(padded)
         expected = jax.nn.sigmoid(logit / segmenter.temperature)[:, *inside]
         np.testing.assert_allclose(whole[:, *inside], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 17, 60, 61, 64, 100, 131])
+@pytest.mark.parametrize(("tile", "margin", "divisor"), [(16, 12, 4), (20, 20, 4), (8, 0, 2)])
+def test_pieces_cover_an_axis_once_and_see_a_margin(size, tile, margin, divisor):
+    window, pieces = _cut(size, tile, margin, divisor)
+    padded = -(-size // divisor) * divisor
+    assert window % divisor == 0 and window <= max(padded, tile + divisor + 2 * margin)
+    kept = [i for p in pieces for i in range(p.first, p.last)]
+    assert kept == list(range(size))
+    for piece in pieces:
+        assert piece.window % divisor == 0 and 0 <= piece.window <= padded - window
+        assert piece.window == 0 or piece.first - piece.window >= margin
+        end = piece.window + window
+        assert end == padded or end - piece.last >= margin
+
+
+def test_recorded_values_are_scaled_a_few_slices_at_a_time(trained):
+    segmenter, _ = trained
+    recorded = np.random.default_rng(3).integers(0, 60000, (2, 6, 32, 32)).astype(np.uint16)
+    scale = grey_scale(recorded)
+    blocks = list(predict_blocks(segmenter, recorded, scale=scale, slices_at_once=4))
+    assert [(first, len(block)) for first, block in blocks] == [(0, 4), (4, 2)]
+    whole = predict(segmenter, on_grey_scale(recorded, scale), slices_at_once=4)
+    np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), whole)
+    assert whole.std() > 1e-3
+
+
+def test_cost_is_foreseen_before_a_stack_is_segmented(trained):
+    """Time by groups of slices; memory by the piece, whatever the number of slices."""
+    segmenter, _ = trained
+    seconds, memory_mb = expected_cost(segmenter, (2, 8, 64, 64))
+    long, same = expected_cost(segmenter, (2, 8000, 64, 64))
+    assert 0 < seconds and 100 * seconds < long
+    assert memory_mb == same > 2 * 11 * 64 * 64 * 4 / 1e6
+    # Cut into tiles, a large image takes less at once.
+    assert (
+        expected_cost(segmenter, (2, 8, 400, 400), tile_px=64)[1]
+        < (expected_cost(segmenter, (2, 8, 400, 400), tile_px=400)[1])
+    )
 
 
 def test_a_network_serves_some_of_its_channels(trained):

@@ -5,6 +5,8 @@ from fibsim.fit.faces import expected_faces as expected_faces
 from fibsim.fit.faces import face_surfaces as face_surfaces
 from fibsim.fit.faces import mirrored as mirrored
 from fibsim.fit.first_guess import grey_levels as grey_levels
+from fibsim.fit.first_guess import grey_scale as grey_scale
+from fibsim.fit.first_guess import on_grey_scale as on_grey_scale
 from fibsim.fit.optimise import FitResult as FitResult
 from fibsim.fit.optimise import FitSettings as FitSettings
 from fibsim.fit.optimise import fit_instrument as fit_instrument

@@ -6,6 +6,7 @@ from fibsim.stack import Stack
 
 __all__ = [
     "grey_levels",
+    "grey_scale",
     "guess_faults",
     "guess_feature_nm",
     "guess_solid_fraction",
@@ -14,24 +15,40 @@ __all__ = [
     "noise_by_brightness",
     "noise_response",
     "noise_sd",
+    "on_grey_scale",
 ]
 
 WHITE = 255.0
 
 
-def grey_levels(stack: Stack) -> np.ndarray:
-    """Images as float32 with black 0 and white 255, whatever they were recorded in.
+def grey_scale(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What recorded value is black, and how many of 255 grey values one step is, per channel.
 
     Unsigned integers are scaled by their type's range; anything else (floats, signed) by the
-    stack's own smallest and largest value per channel.
+    stack's own smallest and largest value per channel. The scale of ``images`` is then
+    ``(images - black) * step``.
+
+    Args:
+        images: the whole recorded stack, ``(channel, slice, y, x)``.
     """
-    images = stack.images
     if np.issubdtype(images.dtype, np.unsignedinteger):
-        return images.astype(np.float32) * np.float32(WHITE / np.iinfo(images.dtype).max)
-    out = images.astype(np.float32)
-    low = out.min(axis=(1, 2, 3), keepdims=True)
-    high = out.max(axis=(1, 2, 3), keepdims=True)
-    return (out - low) * (WHITE / np.maximum(high - low, 1e-12))
+        step = np.full(len(images), WHITE / np.iinfo(images.dtype).max, np.float32)
+        return np.zeros(len(images), np.float32), step
+    black = images.min(axis=(1, 2, 3)).astype(np.float32)
+    white = images.max(axis=(1, 2, 3)).astype(np.float32)
+    return black, (WHITE / np.maximum(white - black, 1e-12)).astype(np.float32)
+
+
+def on_grey_scale(images: np.ndarray, scale: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Images, or a part of them, as float32 on the scale that `grey_scale` found."""
+    black, step = (values[:, None, None, None] for values in scale)
+    return (images.astype(np.float32) - black) * step
+
+
+def grey_levels(stack: Stack) -> np.ndarray:
+    """Images as float32 with black 0 and white 255, whatever they were recorded in; see
+    `grey_scale`."""
+    return on_grey_scale(stack.images, grey_scale(stack.images))
 
 
 def noise_response(images: np.ndarray) -> np.ndarray:
