@@ -78,7 +78,6 @@ from specimen_fidelity import (
 
 from fibsim import render as laws
 from fibsim.instrument import Instrument, replace_by_name
-from fibsim.resample import shift_whole
 
 
 def _all_seen(view, texture, c):
@@ -90,35 +89,31 @@ def _all_seen(view, texture, c):
 _render_slice = laws.render_slice
 
 
-def _no_closing(scene, rho, height_nm, step_px, seen, seen_below, *args, **kwargs):
+def _no_closing(scene, rho, near, height_nm, seen, seen_below, *args, **kwargs):
     """Solid that is laid over a pore does not close it."""
     open_ground = jnp.zeros_like(seen_below).at[:2].set(1.0)
-    return _render_slice(scene, rho, height_nm, step_px, seen, open_ground, *args, **kwargs)
+    return _render_slice(scene, rho, near, height_nm, seen, open_ground, *args, **kwargs)
 
 
-def _black_pores(scene, rho, height_nm, step_px, seen, *args, **kwargs):
+def _black_pores(scene, rho, near, height_nm, seen, *args, **kwargs):
     """Nothing is seen through a face's open area; solid is laid over what it is laid over."""
     face = jnp.sum(rho[:, 0], 0)
     dark = jnp.stack([face, face, jnp.zeros_like(face)])
-    return _render_slice(scene, rho, height_nm, step_px, dark, *args, **kwargs)
+    return _render_slice(scene, rho, near, height_nm, dark, *args, **kwargs)
 
 
-def _opaque_solid(
-    scene, rho, height_nm, step_px, seen, seen_below, texture, c, geometry, *, periodic
-):
+def _opaque_solid(scene, rho, near, height_nm, seen, seen_below, texture, c, *args, **kwargs):
     """Bulk of its own phases lies under every slice's solid; only open area sees the depth."""
     fractions = jnp.mean(rho, 1)
-    back, second = shift_whole(jnp.stack(scene), step_px, axis=-2, periodic=periodic)
     behind = 1.0 - jnp.sum(fractions, 0)
     emits = c.delta * (1.0 + c.se_by_bse * c.eta)
     mixed = tuple(
         behind * values + jnp.tensordot(bulk, fractions, 1)
-        for values, bulk in ((back, c.eta), (second, emits))
+        for values, bulk in zip(scene, (c.eta, emits), strict=True)
     )
     open_ground = jnp.zeros_like(seen_below).at[:2].set(1.0)
-    still = jnp.zeros_like(step_px)
     return _render_slice(
-        mixed, rho, height_nm, still, seen, open_ground, texture, c, geometry, periodic=periodic
+        mixed, rho, near, height_nm, seen, open_ground, texture, c, *args, **kwargs
     )
 
 

@@ -235,7 +235,10 @@ def ground_scene(
 
 
 def _mean_rho(rho: Float[Array, "phase sublayer y x"]) -> Float[Array, "phase y x"]:
-    # A Python sum of a few arrays joins what follows in one loop, a reduction would not.
+    # Not weighted by thickness: what lies near a face counts more in what surrounds a beam and in
+    # what closes a pore. Weighted, the model explains up to 0.8 % less of the variance, fitted or
+    # not (experiments/forward_fidelity.py). A Python sum of a few arrays joins what follows in one
+    # loop, a reduction would not.
     return sum(jnp.moveaxis(rho, 1, 0)) / rho.shape[1]
 
 
