@@ -27,7 +27,7 @@ from fibnet.model import ModelConfig, count_parameters, make_model, stack_window
 from fibnet.presets import NETWORKS
 from fibnet.segment import predict
 from fibnet.segmenter import Segmenter
-from fibnet.train import Learner, TrainSettings
+from fibnet.train import Learner, TrainSettings, paces
 
 CHANNELS, SLICES, SIDE = 3, 12, 80
 STACK = (16, 256, 256)
@@ -59,11 +59,11 @@ def channel_input() -> ChannelInput:
 
 def training_step(config: ModelConfig, repeats: int) -> float:
     """Seconds of one step without the simulation of its data."""
-    learner = Learner(config, TrainSettings())
+    learner, pace = Learner(config), paces(TrainSettings())(1)
     state = learner.fresh(0)
     images = jax.random.normal(jax.random.key(2), (CHANNELS, SLICES, SIDE, SIDE))
     batch = (images, (images[0] > 0).astype(float), channel_input())
-    return least(lambda: learner.step(state, batch, jax.random.key(3)), repeats)
+    return least(lambda: learner.step(state, batch, jax.random.key(3), pace), repeats)
 
 
 def beside_pytorch(config: ModelConfig, repeats: int) -> str:
@@ -111,7 +111,7 @@ def inference(config: ModelConfig, repeats: int) -> float:
     """Seconds per million voxels."""
     segmenter = Segmenter(
         config=config,
-        params=Learner(config, TrainSettings()).fresh(0)["params"],
+        params=Learner(config).fresh(0)["params"],
         channels=channel_input(),
         beam_kev=(1.0, 2.0, 5.0),
         detectors=("SE",) * CHANNELS,

@@ -80,7 +80,7 @@ def _logits(
     return model(windows, channels.conditions, present, beside)
 
 
-def draw_present(key: Array, channels: int, dropping: float) -> Float[Array, " channel"]:
+def draw_present(key: Array, channels: int, dropping: Array | float) -> Float[Array, " channel"]:
     """1 for every channel, or with probability ``dropping`` a random part of them.
 
     Any number from one to all but one is equally likely, and any such part.
@@ -108,57 +108,83 @@ def _kernel_axes(params):
     return jax.tree.map(axes, params)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pace:
+    """Numbers of one step that are no part of its program: `TrainSettings` at that step."""
+
+    learning_rate: Any
+    vector_rate: Any
+    ema: Any
+    channel_dropping: Any
+    slices_alone: Any
+
+
+def paces(settings: TrainSettings) -> Callable[[int], Pace]:
+    """Step -> its pace; rates rise over 5 % of the steps and fall on a cosine to zero."""
+    steps = settings.steps
+    warm = max(steps // 20, 1)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, warm, max(steps, warm + 1))
+    share = np.asarray(schedule(jnp.arange(steps)), np.float32)
+
+    def pace(step: int) -> Pace:
+        return Pace(
+            learning_rate=share[step] * np.float32(settings.learning_rate),
+            vector_rate=share[step] * np.float32(settings.vector_rate),
+            ema=np.float32(settings.ema),
+            channel_dropping=np.float32(settings.channel_dropping),
+            slices_alone=np.float32(settings.slices_alone),
+        )
+
+    return pace
+
+
+def _optimiser(learning_rate, vector_rate) -> optax.GradientTransformation:
+    """Muon for convolutions (Jordan et al. 2024), Adam for the rest.
+
+    Muon takes a kernel for the matrix from all it reads to all it writes and makes the update's
+    singular values alike. In 500 steps it came further than AdamW in 2000.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.contrib.muon(
+            learning_rate,
+            adam_learning_rate=vector_rate,
+            muon_weight_dimension_numbers=_kernel_axes,
+        ),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Learner:
     """The jitted functions that change weights; the loop is `run_training`.
 
-    Compared by value, so that a second training of the same kind compiles nothing.
+    Compared by value, and of the architecture alone: a second training of the same network
+    compiles nothing, whatever its length and pace.
     """
 
     config: ModelConfig
-    settings: TrainSettings
-
-    @property
-    def optimiser(self) -> optax.GradientTransformation:
-        """Muon for convolutions (Jordan et al. 2024), Adam for the rest.
-
-        Muon takes a kernel for the matrix from all it reads to all it writes and makes the
-        update's singular values alike. In 500 steps it came further than AdamW in 2000.
-        """
-        steps = self.settings.steps
-        warm = max(steps // 20, 1)
-
-        def schedule(rate: float) -> optax.Schedule:
-            return optax.warmup_cosine_decay_schedule(0.0, rate, warm, max(steps, warm + 1))
-
-        return optax.chain(
-            optax.clip_by_global_norm(1.0),
-            optax.contrib.muon(
-                schedule(self.settings.learning_rate),
-                adam_learning_rate=schedule(self.settings.vector_rate),
-                muon_weight_dimension_numbers=_kernel_axes,
-            ),
-        )
 
     @functools.partial(jax.jit, static_argnums=0)
-    def step(self, state, batch: Batch, key: Array):
+    def step(self, state, batch: Batch, key: Array, pace: Pace):
         images, solid, channels = batch
         key_present, key_alone = jax.random.split(key)
-        present = draw_present(key_present, images.shape[0], self.settings.channel_dropping)
-        alone = jax.random.bernoulli(key_alone, self.settings.slices_alone)
+        present = draw_present(key_present, images.shape[0], pace.channel_dropping)
+        alone = jax.random.bernoulli(key_alone, pace.slices_alone)
 
         def loss_of(params):
             logit = _logits(self.config, params, images, channels, present, alone)
             return segmentation_loss(logit, solid)
 
         loss, gradient = jax.value_and_grad(loss_of)(state["params"])
-        update, optimiser = self.optimiser.update(gradient, state["optimiser"], state["params"])
+        optimiser = _optimiser(pace.learning_rate, pace.vector_rate)
+        update, moments = optimiser.update(gradient, state["optimiser"], state["params"])
         params = optax.apply_updates(state["params"], update)
-        decay = self.settings.ema
+        decay = pace.ema
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state["ema"], params)
         # An average that starts at the random first weights must be freed of them.
         weight = decay * state["ema_weight"] + (1 - decay)
-        return dict(params=params, optimiser=optimiser, ema=ema, ema_weight=weight), loss
+        return dict(params=params, optimiser=moments, ema=ema, ema_weight=weight), loss
 
     @functools.partial(jax.jit, static_argnums=0)
     def validate(self, params, batch: Batch):
@@ -174,7 +200,7 @@ class Learner:
             params = nnx.split(make_model(self.config, seed=seed))[1]
         return dict(
             params=params,
-            optimiser=self.optimiser.init(params),
+            optimiser=_optimiser(0.0, 0.0).init(params),
             ema=jax.tree.map(jnp.zeros_like, params),
             ema_weight=jnp.zeros(()),
         )
@@ -211,7 +237,7 @@ def run_training(
     Returns:
         The weights (their running mean), and the temperature that calibrates them.
     """
-    learner = Learner(config, settings)
+    learner, pace = Learner(config), paces(settings)
     key = jax.random.key(seed)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +252,7 @@ def run_training(
         batch = batch_of(first) if first < settings.steps else None
         for i in range(first, settings.steps):
             started = time.perf_counter()
-            state, loss = learner.step(state, batch, jax.random.fold_in(key, i))
+            state, loss = learner.step(state, batch, jax.random.fold_in(key, i), pace(i))
             if i + 1 < settings.steps:
                 # Dispatched before the loss is waited for: simulation overlaps learning.
                 batch = batch_of(i + 1)

@@ -17,7 +17,7 @@ from fibnet.losses import segmentation_loss, soft_dice
 from fibnet.model import ModelConfig, count_parameters, make_model, neighbours, stack_windows
 from fibnet.segment import _cut, expected_cost, predict, predict_blocks
 from fibnet.segmenter import graph_of, load_segmenter, save_segmenter
-from fibnet.train import TrainSettings, draw_present, train
+from fibnet.train import Learner, TrainSettings, draw_present, paces, train
 from fibsim.errors import InputError
 from fibsim.fit import grey_scale, on_grey_scale
 from fibsim.instrument import leaves_by_name
@@ -185,6 +185,39 @@ def test_loss_falls_and_log_is_complete(trained):
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert [e["step"] for e in lines if "dice" in e] == [4, 8, 10]
     assert all_steps(folder) == [8, 10]
+
+
+def test_rates_rise_to_their_peak_and_fall_to_zero():
+    settings = TrainSettings(steps=100, learning_rate=0.02, vector_rate=0.001, ema=0.9)
+    pace = paces(settings)
+    rates = np.asarray([pace(i).learning_rate for i in range(100)])
+    assert rates[0] == 0 and rates.argmax() == 5 and rates.max() == pytest.approx(0.02)
+    assert np.all(np.diff(rates[5:]) < 0) and rates[-1] < 2e-5
+    # Half way down the cosine.
+    assert rates[5 + 47] == pytest.approx(0.01, rel=0.05)
+    assert pace(5).vector_rate == pytest.approx(0.001) and pace(5).ema == pytest.approx(0.9)
+    assert float(paces(TrainSettings(steps=1))(0).learning_rate) >= 0
+
+
+def test_a_training_of_another_pace_compiles_nothing(trained):
+    """Trainings of one architecture share the program of a step."""
+    images = jnp.zeros((2, *(DATA.slices, DATA.side_px, DATA.side_px)))
+    channels = trained[0].channels
+    batch, key = (images, images[0], channels), jax.random.key(0)
+
+    def one_step(settings):
+        learner = Learner(CONFIG)
+        return learner.step(learner.fresh(0), batch, key, paces(settings)(2))
+
+    first, _ = one_step(_settings(10))
+    number = Learner.step._cache_size()
+    other = TrainSettings(steps=77, learning_rate=0.5, ema=0.5, channel_dropping=0.9)
+    second, _ = one_step(other)
+    assert Learner.step._cache_size() == number
+    moved = [
+        np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True)
+    ]
+    assert max(moved) > 0
 
 
 def test_resume_equals_the_unbroken_run(source, trained, tmp_path):
