@@ -41,8 +41,8 @@ class Reconstruct:
     preset: PresetName = "standard"
     """quick: minutes; standard: up to 25 minutes on 2 cores; best: for a GPU or a night."""
     rounds: int | None = None
-    """Most rounds of refitting and retraining on the segmented volume (0: none; default: 1 for
-    best, else 0)."""
+    """Most rounds of refitting and retraining on the segmented volume (0: none; default: 0 for
+    quick, else 1)."""
     stages: tuple[StageName, ...] = (
         "fit",
         "train",

@@ -88,13 +88,13 @@ PRESETS: dict[str, Preset] = {
     ),
     "standard": Preset(
         network="small",
-        train=TrainSettings(steps=1500, ema=0.99, checkpoint_every=200, validate_every=200),
+        train=TrainSettings(steps=2000, ema=0.99, checkpoint_every=200, validate_every=200),
         from_start=TrainSettings(steps=500, learning_rate=7e-3, ema=0.98),
         data=SimulatedData(slices=12, side_px=80),
         fit_steps=80,
         refine=RefineSettings(),
-        rounds=0,
-        first_steps=1200,
+        rounds=1,
+        first_steps=1000,
         retrain=TrainSettings(
             steps=500, learning_rate=7e-3, ema=0.98, checkpoint_every=100, validate_every=100
         ),
