@@ -39,11 +39,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from networks import DATA, hidden, one_minus_dice, scaled_to, trained
+from networks import DATA, hidden, one_minus_dice, parsed, scaled_to, trained, training_parser
 
 from fibnet.alternate import AlternationSettings, alternate
 from fibnet.data import Source, draw_stack, draw_training_stack, source_from_file
-from fibnet.presets import NETWORKS, PRESETS
+from fibnet.presets import PRESETS
 from fibnet.refine import VolumeRefinement, regress_and_refine
 from fibnet.segment import predict
 from fibnet.segmenter import Segmenter
@@ -127,28 +127,22 @@ def segmentations(
     fitted = source_from_file(options.out / "instrument.yaml")
     default = textbook(fitted)
 
-    def plain(source: Source, draw: Callable) -> Callable[[], np.ndarray]:
+    networks: dict[str, Segmenter] = {}
+    volumes: dict[str, np.ndarray] = {}
+
+    def learned(name: str, source: Source, draw: Callable) -> tuple[str, Callable[[], np.ndarray]]:
         def work() -> np.ndarray:
-            segmenter = trained(source, options, draw=draw)
+            networks[name] = segmenter = trained(source, options, draw=draw)
             images = grey if source is fitted else scaled_to(grey, segmenter)
-            return predict(segmenter, images)
+            volumes[name] = predict(segmenter, images)
+            return volumes[name]
 
-        return work
-
-    kept: dict[str, Segmenter] = {}
-
-    def default_randomised() -> np.ndarray:
-        kept["default"] = trained(default, options)
-        return predict(kept["default"], scaled_to(grey, kept["default"]))
+        return name, work
 
     def histograms() -> np.ndarray:
         drawn = [images for images, _ in hidden(default, 16)]
-        return predict(kept["default"], with_histogram_of(grey, np.concatenate(drawn, 1)))
-
-    def randomised() -> np.ndarray:
-        kept["fitted"] = trained(fitted, options)
-        kept["probability"] = predict(kept["fitted"], grey)
-        return kept["probability"]
+        matched = with_histogram_of(grey, np.concatenate(drawn, 1))
+        return predict(networks["defaults, randomised"], matched)
 
     def alternated() -> np.ndarray:
         steps = max(options.steps // 2, 1)
@@ -162,7 +156,7 @@ def segmentations(
             segmenter, _, rounds = alternate(
                 stack,
                 Path(folder),
-                segmenter=kept["fitted"],
+                segmenter=networks["fitted, randomised"],
                 content=content,
                 settings=how,
                 seed=options.seed,
@@ -174,7 +168,7 @@ def segmentations(
     def refined() -> np.ndarray:
         probability, facts = regress_and_refine(
             stack,
-            kept["probability"],
+            volumes["fitted, randomised"],
             content.instrument,
             ground=content.ground,
             regression=PRESETS["standard"].regression,
@@ -185,29 +179,26 @@ def segmentations(
             print(f"  interfaces moved by {facts['level_px']:.3f} pixels")
         return probability
 
-    yield "defaults", plain(default, draw_stack)
-    yield "defaults, randomised", default_randomised
+    yield learned("defaults", default, draw_stack)
+    yield learned("defaults, randomised", default, draw_training_stack)
     yield "- histogram matching", histograms
-    yield "- Fourier domain adaptation", plain(default, fourier_drawn(grey, DATA.side_px))
-    yield "fitted", plain(fitted, draw_stack)
-    yield "fitted, randomised", randomised
+    matching = fourier_drawn(grey, DATA.side_px)
+    yield learned("- Fourier domain adaptation", default, matching)
+    yield learned("fitted", fitted, draw_stack)
+    yield learned("fitted, randomised", fitted, draw_training_stack)
     yield "- one round of alternation", alternated
     yield "- refined", refined
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = training_parser(__doc__)
     parser.add_argument("out", type=Path, help="reconstruction of the stack, fitted")
     parser.add_argument("stack", type=Path)
     parser.add_argument("--truth", type=Path, required=True)
     parser.add_argument("--tilt-deg", type=float)
-    parser.add_argument("--network", default="tiny", choices=list(NETWORKS))
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parsed(parser)
     known = {} if options.tilt_deg is None else {"tilt_deg": options.tilt_deg}
     stack, truth = read_stack(options.stack, overrides=known), read_volume(options.truth)
-    print(f"network {options.network}, {options.steps} steps, {DATA.slices} x {DATA.side_px} px")
     print(f"{'trained for':28s}   error  porosity (true {1 - truth.mean():.3f})  seconds")
     for name, work in segmentations(options, stack):
         started = time.perf_counter()

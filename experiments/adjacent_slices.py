@@ -22,12 +22,12 @@ other work)::
     3D, 5 slices and neighbours      192916         287     0.0413     0.0202
 """
 
-import argparse
 import dataclasses
 import time
 
-from networks import DATA, add_options, error, hidden, recorded, source_of, trained
+from networks import error, hidden, instrument_parser, parsed, recorded, trained
 
+from fibnet.data import source_from_file
 from fibnet.model import count_parameters, make_model
 from fibnet.presets import NETWORKS
 
@@ -35,18 +35,14 @@ WINDOWS = (1, 3, 5, 7, 9)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_options(parser)
-    parser.add_argument("--stacks", type=int, default=8)
-    options = parser.parse_args()
-    source = source_of(options.instrument)
+    options = parsed(instrument_parser(__doc__, stacks=8))
+    source = source_from_file(options.instrument)
     seen, stacks = recorded(options), hidden(source, options.stacks)
     small = NETWORKS[options.network]
     names = {window: f"2.5D, {window} slices" for window in WINDOWS} | {1: "2D, 1 slice"}
     configs = {name: dataclasses.replace(small, window=w) for w, name in names.items()}
     configs["3D, 1 slice and neighbours"] = dataclasses.replace(small, window=1, volume=True)
     configs["3D, 5 slices and neighbours"] = dataclasses.replace(small, window=5, volume=True)
-    print(f"network {options.network}, {options.steps} steps, {DATA.slices} x {DATA.side_px} px")
     print(f"{'network':28s} parameters  training s  simulated  recorded")
     for name, config in configs.items():
         number = count_parameters(make_model(config, seed=0))

@@ -31,20 +31,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from networks import (
-    DATA,
-    add_options,
+    channel_names,
     hidden,
+    instrument_parser,
     one_minus_dice,
+    parsed,
     recorded,
     scaled_to,
-    source_of,
     trained,
 )
 
 from fibnet.baselines import kmeans, otsu, random_forest, watershed
-from fibnet.data import Source, draw_training_stack
+from fibnet.data import Source, draw_training_stack, source_from_file
 from fibnet.segment import predict
-from fibsim.resample import filter_lateral
+from fibsim.detector import probe_blur
 
 
 def draw_generic(
@@ -58,11 +58,7 @@ def draw_generic(
     levels = jax.random.uniform(key_numbers, (4, channels))
     pore, step = 30 + 60 * levels[0], 50 + 80 * levels[1]
     width, noise = 0.3 + 1.2 * levels[2], 4 + 20 * levels[3]
-    blurred = jax.vmap(
-        lambda w: jax.vmap(
-            lambda v: filter_lateral(v, lambda q2: jnp.exp(-q2 * w**2 / 2), periodic=False)
-        )(solid)
-    )(width)
+    blurred = jax.vmap(lambda sd: probe_blur(solid, sd, 1.0, periodic=False))(width)
     grey = pore[:, None, None, None] + step[:, None, None, None] * blurred
     grey = grey + noise[:, None, None, None] * jax.random.normal(key_noise, images.shape)
     return jnp.round(jnp.clip(grey, 0, 255)), solid
@@ -70,11 +66,7 @@ def draw_generic(
 
 def methods(source: Source, options: argparse.Namespace) -> dict[str, Callable]:
     """Name -> images to label; what needs training is trained here."""
-    instrument = source.instrument
-    names = [
-        f"{detector} {kev:g} kV"
-        for detector, kev in zip(instrument.detectors, np.asarray(instrument.beam_kev), strict=True)
-    ]
+    names = channel_names(source)
     drawn = hidden(source, 4, seed=2000)
     generic = trained(source, options, draw=draw_generic)
     fitted = trained(source, options)
@@ -95,13 +87,9 @@ def methods(source: Source, options: argparse.Namespace) -> dict[str, Callable]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_options(parser)
-    parser.add_argument("--stacks", type=int, default=6)
-    options = parser.parse_args()
-    source = source_of(options.instrument)
+    options = parsed(instrument_parser(__doc__, stacks=6))
+    source = source_from_file(options.instrument)
     stacks, seen = hidden(source, options.stacks), recorded(options)
-    print(f"network {options.network}, {options.steps} steps, {DATA.slices} x {DATA.side_px} px")
     print(f"{'Dice':26s}  simulated  worst   recorded  seconds")
     for name, method in methods(source, options).items():
         started = time.perf_counter()

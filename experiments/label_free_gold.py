@@ -29,13 +29,14 @@ import sys
 from pathlib import Path
 
 import tifffile
-from face_fractions import face_fractions
+from face_fractions import ACROSS, SLICE_NM, face_fractions
+from face_fractions import VOXEL_NM as SPECIMEN_NM
 from networks import one_minus_dice
 
 from fibnet.morphology import as_rows, measure
 from fibsim.io import read_volume
 
-VOXEL_NM = (10.0, 4.0, 4.0)
+VOXEL_NM = (SLICE_NM, SPECIMEN_NM * ACROSS, SPECIMEN_NM * ACROSS)
 
 
 def main() -> None:

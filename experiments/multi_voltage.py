@@ -50,10 +50,19 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from networks import DATA, add_options, error, hidden, recorded, source_of, trained
+from networks import (
+    changed,
+    channel_names,
+    error,
+    hidden,
+    instrument_parser,
+    parsed,
+    recorded,
+    trained,
+    with_channels,
+)
 
-from fibnet.data import Source, draw_stack
-from fibsim.instrument import replace_by_name
+from fibnet.data import Source, draw_stack, source_from_file
 
 # Dose against the fitted one, in the map.
 DOSES = (0.1, 0.3, 1.0, 3.0)
@@ -64,21 +73,15 @@ def sets_of(number: int) -> list[tuple[int, ...]]:
     return [s for n in range(1, number + 1) for s in itertools.combinations(range(number), n)]
 
 
-def names_of(source: Source) -> list[str]:
-    instrument = source.instrument
-    pairs = zip(instrument.detectors, np.asarray(instrument.beam_kev), strict=True)
-    return [f"{detector} {kev:g} kV" for detector, kev in pairs]
-
-
 def each_set(options: argparse.Namespace) -> None:
     """A network of its own for every set of channels."""
-    everything = source_of(options.instrument)
-    names = names_of(everything)
+    everything = source_from_file(options.instrument)
+    names = channel_names(everything)
     seen, stacks = recorded(options), hidden(everything, options.stacks)
     print(f"{'channels':28s} simulated  recorded")
     found = {}
     for chosen in sets_of(len(names)):
-        segmenter = trained(source_of(options.instrument, chosen), options)
+        segmenter = trained(with_channels(everything, chosen), options)
         found[chosen] = [error(segmenter, stacks, chosen)]
         if seen is not None:
             found[chosen].append(error(segmenter, [seen], chosen))
@@ -93,9 +96,7 @@ def each_set(options: argparse.Namespace) -> None:
 
 def with_dose(source: Source, factor: float) -> Source:
     """The same instrument with another dose in every channel."""
-    dose = source.instrument.noise.dose_electrons * factor
-    instrument = replace_by_name(source.instrument, {"noise.dose_electrons": dose})
-    return dataclasses.replace(source, instrument=instrument)
+    return changed(source, "noise.dose_electrons", lambda dose: dose * factor)
 
 
 def other_specimen(source: Source, kind: str, **parameters: float) -> Source:
@@ -128,8 +129,8 @@ def draw_any_dose(source: Source, data, *, key: jax.Array):
 
 def draw_map(options: argparse.Namespace) -> None:
     """For each specimen one network, trained at all doses and with channels left out."""
-    fitted = source_of(options.instrument)
-    names = names_of(fitted)
+    fitted = source_from_file(options.instrument)
+    names = channel_names(fitted)
     number = len(names)
     print("error of each channel, of all, and of all with the beam time of one (x 1/channels)")
     print(f"{'specimen':24s} dose   " + "  ".join(f"{n:>9s}" for n in names), "     all  same time")
@@ -147,12 +148,9 @@ def draw_map(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_options(parser)
-    parser.add_argument("--stacks", type=int, default=8)
+    parser = instrument_parser(__doc__, stacks=8)
     parser.add_argument("--map", action="store_true", help="where several voltages pay")
-    options = parser.parse_args()
-    print(f"network {options.network}, {options.steps} steps, {DATA.slices} x {DATA.side_px} px")
+    options = parsed(parser)
     (draw_map if options.map else each_set)(options)
 
 

@@ -13,37 +13,65 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from fibnet.data import SimulatedData, Source, draw_training_stack, drawn_stacks, source_from_file
+from fibnet.data import SimulatedData, Source, draw_training_stack, drawn_stacks
 from fibnet.metrics import dice
 from fibnet.model import ModelConfig
 from fibnet.presets import NETWORKS
 from fibnet.segment import predict
 from fibnet.segmenter import Segmenter
 from fibnet.train import TrainSettings, train
+from fibsim.console import use_compilation_cache
 from fibsim.fit import grey_levels
-from fibsim.instrument import select_channels
+from fibsim.instrument import leaves_by_name, replace_by_name, select_channels
 from fibsim.io import read_stack, read_volume
 
 DATA = SimulatedData(slices=10, side_px=80)
 Stacks = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options that all of these experiments have."""
-    parser.add_argument("instrument", type=Path, help="instrument.yaml of a fit")
+def training_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser for the script of this docstring, with the options of its trainings."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--network", default="tiny", choices=list(NETWORKS))
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def instrument_parser(doc: str, *, stacks: int) -> argparse.ArgumentParser:
+    """The same for experiments on the fit of a stack, with ``stacks`` simulated ones to score."""
+    parser = training_parser(doc)
+    parser.add_argument("instrument", type=Path, help="instrument.yaml of a fit")
     parser.add_argument("--stack", type=Path, help="the fitted stack, to be scored on its truth")
     parser.add_argument("--truth", type=Path, help="its true labels or solid fractions")
+    parser.add_argument("--stacks", type=int, default=stacks)
+    return parser
 
 
-def source_of(path: Path, channels: Sequence[int] | None = None) -> Source:
-    """What an instrument file says is to be simulated, of some of its channels."""
-    source = source_from_file(path)
-    if channels is None:
-        return source
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options given; what is trained is printed above the table."""
+    options = parser.parse_args()
+    use_compilation_cache()
+    print(f"network {options.network}, {options.steps} steps, {DATA.slices} x {DATA.side_px} px")
+    return options
+
+
+def with_channels(source: Source, channels: Sequence[int]) -> Source:
+    """The source recording some of its channels."""
     return dataclasses.replace(source, instrument=select_channels(source.instrument, channels))
+
+
+def changed(source: Source, name: str, law: Callable) -> Source:
+    """The source with one number of its instrument changed."""
+    value = law(leaves_by_name(source.instrument)[name])
+    return dataclasses.replace(source, instrument=replace_by_name(source.instrument, {name: value}))
+
+
+def channel_names(source: Source) -> list[str]:
+    """``SE 1 kV`` and so on."""
+    instrument = source.instrument
+    pairs = zip(instrument.detectors, np.asarray(instrument.beam_kev), strict=True)
+    return [f"{detector} {kev:g} kV" for detector, kev in pairs]
 
 
 def trained(

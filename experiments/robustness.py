@@ -32,22 +32,14 @@ stacks of each instrument)::
     solid Ni              0.0441  +0.0097
 """
 
-import argparse
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
-from networks import DATA, add_options, error, hidden, source_of, trained
+from networks import changed, hidden, instrument_parser, one_minus_dice, parsed, trained
 
-from fibnet.data import Source, draw_stack
-from fibsim.instrument import leaves_by_name, replace_by_name
+from fibnet.data import Source, draw_stack, source_from_file
+from fibnet.segment import predict
 from fibsim.materials import material
-
-
-def changed(source: Source, name: str, law: Callable) -> Source:
-    """The source with one number of its instrument changed."""
-    value = law(leaves_by_name(source.instrument)[name])
-    return dataclasses.replace(source, instrument=replace_by_name(source.instrument, {name: value}))
 
 
 def thicker(source: Source, factor: float) -> Source:
@@ -83,24 +75,17 @@ def cases(source: Source) -> dict[str, Source]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_options(parser)
-    parser.add_argument("--stacks", type=int, default=8)
-    options = parser.parse_args()
-    source = dataclasses.replace(source_of(options.instrument), ground=None)
+    options = parsed(instrument_parser(__doc__, stacks=8))
+    source = dataclasses.replace(source_from_file(options.instrument), ground=None)
     segmenter = trained(source, options)
-    print(f"network {options.network}, {options.steps} steps, {DATA.slices} x {DATA.side_px} px")
     print(f"{'recorded by':20s}   error   porosity off by")
     for name, other in cases(source).items():
         stacks = hidden(other, options.stacks, draw=draw_stack)
-        off = np.mean([solid.mean() for _, solid in stacks]) - solid_found(segmenter, stacks)
-        print(f"{name:20s}  {error(segmenter, stacks):.4f}  {off:+.4f}", flush=True)
-
-
-def solid_found(segmenter, stacks) -> float:
-    from fibnet.segment import predict
-
-    return float(np.mean([(predict(segmenter, images) > 0.5).mean() for images, _ in stacks]))
+        labels = [predict(segmenter, images) > 0.5 for images, _ in stacks]
+        pairs = [(label, solid) for label, (_, solid) in zip(labels, stacks, strict=True)]
+        wrong = np.mean([one_minus_dice(label, solid) for label, solid in pairs])
+        off = np.mean([solid.mean() - label.mean() for label, solid in pairs])
+        print(f"{name:20s}  {wrong:.4f}  {off:+.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def predict_blocks(
     plan = _plan(config, images.shape[1:], tile_px, slices_at_once)
     half, extra, count = config.window // 2, plan.extra, plan.count
     temperature = jnp.asarray(segmenter.temperature)
-    beyond = [(0, max(_round_up(n, config.divisor) - n, 0)) for n in (y, x)]
+    beyond = [(0, _round_up(n, config.divisor) - n) for n in (y, x)]
     done = 0
     for first in plan.groups:
         kept = min(plan.slices_at_once, slices - first)

@@ -41,6 +41,15 @@ def compiled_programs_are_kept():
     use_compilation_cache()
 
 
+@pytest.fixture
+def enable_x64():
+    """Double precision in this test alone."""
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
 # XLA's older generator of fused loops: all of a program in a third of the time or less.
 _QUICK_LOOPS = "xla_cpu_use_fusion_emitters"
 

@@ -10,12 +10,6 @@ from fibnet.convolution import convolve, kernel_gradient
 CASES = [(1, (2, 5, 7), 3, 4), (3, (2, 6, 5), 4, 3), (3, (3, 1, 2), 2, 2), (5, (1, 9, 6), 2, 5)]
 
 
-@pytest.fixture
-def enable_x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def arrays(size, shape, inputs, outputs, dtype=None):
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (*shape, inputs), dtype)

@@ -49,12 +49,6 @@ def test_gradients_of_ground_are_those_of_finite_differences(enable_x64):
     np.testing.assert_allclose(jnp.sum(to_solid * way), (ends[0] - ends[1]) / (2 * half), rtol=1e-7)
 
 
-@pytest.fixture
-def enable_x64():
-    with jax.enable_x64(True):
-        yield
-
-
 def _images(rise, *, seed=0, slices=48, channels=2):
     """Bright solid, dark pores that brighten by ``rise`` (slice,), pattern changing with depth."""
     rng = np.random.default_rng(seed)
