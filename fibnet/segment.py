@@ -193,7 +193,7 @@ def predict(
 def expected_cost(
     segmenter: Segmenter, shape: tuple[int, int, int, int], *, tile_px: int = TILE_PX
 ) -> tuple[float, float]:
-    """Seconds that `predict_blocks` of such a stack will take, and its memory in MB.
+    """Seconds that `predict_blocks` of such a stack will take, and its memory in bytes.
 
     One group of slices is computed twice: the first time compiles. Memory is that of one piece
     beside the stack itself and the blocks.
@@ -225,4 +225,4 @@ def expected_cost(
     inside = 0 if analysis is None else analysis.temp_size_in_bytes
     piece = inside + 4 * math.prod(abstract.shape)
     whole = 4 * math.prod((plan.count + depth, *shape[2:])) * features
-    return seconds * len(plan.groups), (piece + whole) / 1e6
+    return seconds * len(plan.groups), float(piece + whole)

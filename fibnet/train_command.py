@@ -21,6 +21,7 @@ from fibnet.train import TrainSettings, train
 from fibsim import io
 from fibsim.errors import InputError
 from fibsim.fit import first_instrument, grey_scale, on_grey_scale
+from fibsim.memory import gigabytes
 from fibsim.stack import Stack
 
 __all__ = [
@@ -198,10 +199,10 @@ def segment_to_folder(
     except OSError as error:
         raise InputError(f"cannot make {out}: {error.strerror}; choose another place.") from error
     shape = stack.images.shape
-    seconds, memory_mb = expected_cost(segmenter, shape, tile_px=tile_px)
+    seconds, memory = expected_cost(segmenter, shape, tile_px=tile_px)
     announce(
         f"{shape[1]} slices of {shape[2]} x {shape[3]} pixels: about {_duration(seconds)} and "
-        f"{memory_mb / 1000:.1f} GB beside the stack"
+        f"{gigabytes(memory)} beside the stack"
     )
     solid = 0
     with (

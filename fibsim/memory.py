@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fibsim.layers import voxels_per_slice
 
-__all__ = ["FEWEST_SLICES", "Recording", "memory_bound", "memory_bytes"]
+__all__ = ["FEWEST_SLICES", "Recording", "gigabytes", "memory_bound", "memory_bytes"]
 
 # Measured (docs/performance.md): of the interpreter, JAX, the compiler and what is read of a file
 # at once; and per pixel: whatever is recorded, of every layer of the specimen and phase, of every
@@ -44,6 +44,11 @@ def memory_bound() -> float:
     limit = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
     bound = min((memory_bytes() or math.inf) / 2, limit)
     return bound if math.isfinite(bound) else 4e9
+
+
+def gigabytes(size: float) -> str:
+    """A number of bytes as a reader of a command wants it."""
+    return f"about {size / 1e9:.2g} GB" if size < 10e9 else f"about {size / 1e9:.0f} GB"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.layers import grid_below
 from fibsim.materials import VACUUM
-from fibsim.memory import FEWEST_SLICES, Recording, memory_bound
+from fibsim.memory import FEWEST_SLICES, Recording, gigabytes, memory_bound
 from fibsim.presets import PRESETS, preset
 from fibsim.simulate import Sample, check_request, default_sublayers, sample_stack
 from fibsim.slabs import SampledSlab, VolumeLike, sample_slabs
@@ -188,10 +188,6 @@ def record(
     return job.whole(instrument)
 
 
-def _counted_gb(size: float) -> str:
-    return f"about {size / 1e9:.2g} GB" if size < 10e9 else f"about {size / 1e9:.0f} GB"
-
-
 def _choose_slabs(
     job: _Job, instrument: Instrument, asked: int, announce: Callable[[str], None]
 ) -> int:
@@ -209,14 +205,14 @@ def _choose_slabs(
     )
     bound = memory_bound()
     count = max(asked, FEWEST_SLICES) if asked else recording.slab_slices_within(bound)
-    whole = _counted_gb(recording.whole_bytes())
+    whole = gigabytes(recording.whole_bytes())
     what = f"{channels} x {job.slices} slices of {shape[-2]} x {shape[-1]} pixels"
     if not count:
         announce(f"{what}, made at once: {whole} of memory")
         return 0
     size = recording.slab_bytes(count)
-    why = f"at once {whole}" + ("" if asked else f", more than the bound of {_counted_gb(bound)}")
-    announce(f"{what}, made in slabs of {count}: {_counted_gb(size)} of memory ({why})")
+    why = f"at once {whole}" + ("" if asked else f", more than the bound of {gigabytes(bound)}")
+    announce(f"{what}, made in slabs of {count}: {gigabytes(size)} of memory ({why})")
     if job.remark:
         announce(f"{job.remark}.")
     if size > bound and not asked:
