@@ -1,7 +1,8 @@
 """Parameters, training speed, inference speed and memory of the network's sizes.
 
-Command: ``python benchmarks/network.py [--networks tiny small ...] [--repeats 5] [--pytorch]`` (a
-minute for the first two on 2 CPU cores, ten for all). Three channels; a training step is of 12
+Command: ``python benchmarks/network.py [--networks tiny small ...] [--repeats 5] [--pytorch]
+[--precision bfloat16]`` (a minute for the first two on 2 CPU cores, ten for all). The precision is
+that of training. Three channels; a training step is of 12
 slices of 80 x 80 pixels (the preset standard's), inference of a stack of 16 x 256 x 256. Times are
 the least of the repeats. The reference in the same run is one matrix product of 1024 x 1024, so
 that machines can be compared: its speed in GF/s is printed first. Compilation is not counted.
@@ -57,12 +58,13 @@ def channel_input() -> ChannelInput:
     return ChannelInput(mean=0 * ones, sd=ones, conditions=conditions)
 
 
-def training_step(config: ModelConfig, repeats: int) -> float:
+def training_step(config: ModelConfig, repeats: int, precision: str = "float32") -> float:
     """Seconds of one step without the simulation of its data."""
-    learner, pace = Learner(config), paces(TrainSettings())(1)
+    learner, pace = Learner(config, precision=precision), paces(TrainSettings())(1)
     state = learner.fresh(0)
     images = jax.random.normal(jax.random.key(2), (CHANNELS, SLICES, SIDE, SIDE))
-    batch = (images, (images[0] > 0).astype(float), channel_input())
+    labelled = (images, (images[0] > 0).astype(float), channel_input())
+    batch = jax.tree.map(lambda leaf: leaf[None], labelled)
     return least(lambda: learner.step(state, batch, jax.random.key(3), pace), repeats)
 
 
@@ -124,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--pytorch", action="store_true")
     options = parser.parse_args()
     print(f"matrix product {matrix_speed(options.repeats):.0f} GF/s")
@@ -131,7 +134,7 @@ def main() -> None:
     for name in options.networks:
         config = NETWORKS[name]
         number = count_parameters(make_model(config, seed=0))
-        step = training_step(config, options.repeats)
+        step = training_step(config, options.repeats, options.precision)
         each = inference(config, max(1, options.repeats // 2))
         print(f"{name:8s} {number:11d} {1e3 * step:9.0f} {each:10.2f}", flush=True)
     if options.pytorch:

@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -21,6 +21,7 @@ __all__ = ["main"]
 
 PresetName = Literal["quick", "standard", "best"]
 NetworkName = Literal["tiny", "small", "base", "large"]
+PrecisionName = Literal["float32", "bfloat16"]
 StageName = Literal["fit", "train", "adapt", "segment", "refine", "measure", "report"]
 Out = Annotated[Path, tyro.conf.arg(aliases=["-o"])]
 
@@ -98,6 +99,12 @@ def _show_result(result) -> None:
     announce(f"report       {result.report}")
 
 
+def changes_of(options: "Train | Pretrain") -> dict[str, Any]:
+    """What a command states of a training's length and pace, by its names in `TrainSettings`."""
+    stated = {"stacks": options.stacks, "precision": options.precision}
+    return stated if options.steps is None else stated | {"steps": options.steps}
+
+
 @dataclasses.dataclass(frozen=True)
 class Train:
     """Train a segmenter on simulated stacks of an instrument file."""
@@ -115,6 +122,12 @@ class Train:
     start: Path | None = None
     """Network to begin from, of fibnet pretrain with the preset's architecture; takes a third of
     the steps."""
+    stacks: int = 1
+    """Simulated stacks of a step, shared out among the machine's devices."""
+    precision: PrecisionName = "float32"
+    """Of the network's arithmetic in training; bfloat16 is for large networks on GPUs."""
+    tensorboard: bool = False
+    """Also write the training's log for TensorBoard (pip install "fibsim[tensorboard]")."""
     seed: int = 0
     """Decides weights and data."""
 
@@ -126,9 +139,10 @@ class Train:
             self.instrument,
             self.out,
             preset=self.preset,
-            steps=self.steps,
             window=self.window,
             start=self.start,
+            changes=changes_of(self),
+            tensorboard=self.tensorboard,
             seed=self.seed,
             progress=progress_bar,
             announce=announce,
@@ -146,6 +160,12 @@ class Pretrain:
     """Architecture: tiny of the preset quick, small of standard, base of best."""
     steps: int | None = None
     """Training steps; 10000 if not given, hours on a CPU."""
+    stacks: int = 1
+    """Simulated stacks of a step, shared out among the machine's devices."""
+    precision: PrecisionName = "float32"
+    """Of the network's arithmetic in training; bfloat16 is for large networks on GPUs."""
+    tensorboard: bool = False
+    """Also write the training's log for TensorBoard (pip install "fibsim[tensorboard]")."""
     seed: int = 0
     """Decides weights and data."""
 
@@ -156,7 +176,8 @@ class Pretrain:
         pretrain_to_folder(
             self.out,
             network=self.network,
-            steps=self.steps,
+            changes=changes_of(self),
+            tensorboard=self.tensorboard,
             seed=self.seed,
             progress=progress_bar,
             announce=announce,

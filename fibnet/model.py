@@ -139,7 +139,8 @@ class ChannelStem(nnx.Module):
         # Features are ordered tap first, then channel.
         kernel = jnp.einsum("ck,kyxtw->yxtcw", weights, self.kernels[...])
         kernel = kernel.reshape(3, 3, -1, kernel.shape[-1])
-        return convolve(x, kernel) + self.shift(mean)
+        # Made in single precision, whatever the images' is.
+        return convolve(x, kernel.astype(x.dtype)) + self.shift(mean).astype(x.dtype)
 
 
 class ResidualBlock(nnx.Module):

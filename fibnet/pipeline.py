@@ -37,6 +37,7 @@ from fibnet.segmenter import Segmenter, load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
 from fibnet.start import load_start, start_identity
 from fibnet.train import train
+from fibnet.training_log import recorded
 from fibnet.transport import transport, transport_rows
 from fibsim import io as stack_io
 from fibsim.errors import InputError
@@ -135,16 +136,19 @@ class _Job:
         # Rounds of an earlier network, if this stage runs once more.
         shutil.rmtree(self.adapted, ignore_errors=True)
         show = self.progress("train")
-        segmenter = train(
-            self.source(),
-            self.network,
-            folder=self.out / "training",
-            seed=self.seed,
-            settings=settings,
-            data=preset.data,
-            start=self.start,
-            progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
-        )
+        folder = self.out / "training"
+        with recorded(folder) as record:
+            segmenter = train(
+                self.source(),
+                self.network,
+                folder=folder,
+                seed=self.seed,
+                settings=settings,
+                data=preset.data,
+                start=self.start,
+                progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
+                record=record,
+            )
         save_segmenter(self.out / "model", segmenter)
 
     # -- adapt -------------------------------------------------------------------------------

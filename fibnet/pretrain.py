@@ -14,16 +14,18 @@ import numpy as np
 
 from fibnet.channels import ChannelInput, channel_conditions, grey_statistics
 from fibnet.data import SimulatedData, Source, draw_training_stack
+from fibnet.devices import unstacked
 from fibnet.model import ModelConfig
 from fibnet.segmenter import Segmenter
-from fibnet.train import Batch, TrainSettings, draw_batch, run_training
+from fibnet.train import Labelled, TrainSettings, draw_batch, run_training
+from fibnet.training_log import Record
 from fibsim.instrument import Instrument
 from fibsim.interaction_table import interaction_table, tabulated_names
 from fibsim.materials import material
 from fibsim.presets import make_instrument
 from fibsim.specimens import Ground
 
-__all__ = ["CHANNELS", "draw_source", "pretrain"]
+__all__ = ["CHANNELS", "Frame", "draw_frame", "draw_source", "pretrain"]
 
 CHANNELS = 4
 """Channels of every simulated stack; of most steps some are left out."""
@@ -97,33 +99,52 @@ def _ground(rng: np.random.Generator, slice_nm: float) -> Ground:
     return Ground(depth_nm=jnp.asarray(depth, float), stack_nm=jnp.asarray(0.0))
 
 
-def draw_source(rng: np.random.Generator) -> Source:
-    """A random instrument and specimen.
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """What the stacks of one training step have in common: one program simulates them all."""
+
+    pixel_nm: float
+    slice_nm: float
+    kind: str
+
+
+def draw_frame(rng: np.random.Generator) -> Frame:
+    """A random grid and kind of specimen."""
+    pixel_nm, slice_nm = _GRIDS[rng.integers(len(_GRIDS))]
+    kind = str(rng.choice(list(_KINDS), p=list(_KINDS.values())))
+    return Frame(pixel_nm, slice_nm, kind)
+
+
+def draw_source(rng: np.random.Generator, frame: Frame) -> Source:
+    """A random instrument and specimen, whose arrays lie in the machine's main memory.
 
     Materials are the 17 whose tables are shipped, energies 0.7 to 10 keV, every fourth channel
     of backscatter, doses 10 to 300 electrons a pixel, features 5 to 16 pixels wide;
     three of ten stand on dense ground, in the stack or below it.
     """
-    pixel_nm, slice_nm = _GRIDS[rng.integers(len(_GRIDS))]
-    kind = str(rng.choice(list(_KINDS), p=list(_KINDS.values())))
-    specimen = _specimen(rng, kind, pixel_nm)
-    return Source(
-        instrument=_instrument(rng, pixel_nm, slice_nm),
-        specimen={name: jnp.asarray(value, float) for name, value in specimen.items()},
-        kind=kind,
-        slice_nm=slice_nm,
-        pixel_nm=pixel_nm,
-        ground=_ground(rng, slice_nm),
-    )
+    # Of hundreds of small operations, each would cost a GPU more than it does a CPU.
+    with jax.default_device(jax.devices("cpu")[0]):
+        specimen = _specimen(rng, frame.kind, frame.pixel_nm)
+        source = Source(
+            instrument=_instrument(rng, frame.pixel_nm, frame.slice_nm),
+            specimen={name: jnp.asarray(value, float) for name, value in specimen.items()},
+            kind=frame.kind,
+            slice_nm=frame.slice_nm,
+            pixel_nm=frame.pixel_nm,
+            ground=_ground(rng, frame.slice_nm),
+        )
+    return jax.tree.map(np.asarray, source)
 
 
-def _batch(rng: np.random.Generator, data: SimulatedData, key: jax.Array) -> Batch:
-    source = draw_source(rng)
-    images, solid = draw_batch(source, key, draw_training_stack, data)
-    # A recording's own grey values are all that is known of it before a fit.
-    mean, sd = grey_statistics([images])
-    conditions = channel_conditions(source.instrument)
-    return images, solid, ChannelInput(mean=mean, sd=sd, conditions=conditions)
+@jax.jit
+def _own_channels(images: jax.Array, instruments: Instrument) -> ChannelInput:
+    """Every stack's channels from its own grey values, all that is known of it before a fit."""
+
+    def of_one(images: jax.Array, instrument: Instrument) -> ChannelInput:
+        mean, sd = grey_statistics([images])
+        return ChannelInput(mean=mean, sd=sd, conditions=channel_conditions(instrument))
+
+    return jax.vmap(of_one)(images, instruments)
 
 
 def pretrain(
@@ -135,6 +156,7 @@ def pretrain(
     data: SimulatedData,
     validation: int = 12,
     progress: Callable[[int, int, float], None] | None = None,
+    record: Record | None = None,
 ) -> Segmenter:
     """Train a general network, or go on where a broken run of the same arguments stopped.
 
@@ -146,18 +168,34 @@ def pretrain(
     data = dataclasses.replace(data, below_slices=data.below_slices or _BELOW)
     keys = jax.random.split(jax.random.key(seed))
 
-    def batch(number: int, which: int) -> Batch:
-        rng = np.random.default_rng([seed, which, number])
-        return _batch(rng, data, jax.random.fold_in(keys[which], number))
+    def batch(numbers: np.ndarray, which: int) -> Labelled:
+        frame = draw_frame(np.random.default_rng([seed, which, numbers[0]]))
+        # From another stream than the frame.
+        streams = [np.random.default_rng([seed, which, number, 1]) for number in numbers]
+        sources = jax.tree.map(
+            lambda *leaves: np.stack(leaves), *[draw_source(rng, frame) for rng in streams]
+        )
+        drawn_with = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(keys[which], numbers)
+        images, solid = draw_batch(
+            sources, drawn_with, draw=draw_training_stack, data=data, apart=True
+        )
+        return images, solid, _own_channels(images, sources.instrument)
 
+    stacks = settings.stacks
+    held_out = [
+        one
+        for first in range(0, validation, stacks)
+        for one in unstacked(batch(np.arange(first, first + stacks), 1))
+    ]
     params, temperature = run_training(
-        lambda step: batch(step, 0),
-        [batch(i, 1) for i in range(validation)],
+        lambda numbers: batch(numbers, 0),
+        held_out[:validation],
         config,
         folder=folder,
         seed=seed,
         settings=settings,
         progress=progress,
+        record=record,
     )
     return Segmenter(
         config=config,

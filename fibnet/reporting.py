@@ -14,9 +14,9 @@ from fibnet.report import (
     AdaptationSection,
     FitSection,
     ReportContent,
-    TrainingSection,
     write_report,
 )
+from fibnet.training_log import training_section
 from fibsim import io as stack_io
 from fibsim.fit.statements import unit_of
 from fibsim.instrument import leaves_by_name
@@ -77,17 +77,6 @@ def _fit_section(job: "_Job", names: list[str]) -> tuple[FitSection, dict]:
 
 def _training_steps(job: "_Job") -> int:
     return job.preset.first_steps if job.rounds else job.preset.train.steps
-
-
-def _training_section(job: "_Job") -> TrainingSection:
-    lines = [json.loads(s) for s in (job.out / "training" / "log.jsonl").read_text().splitlines()]
-    validated = [e for e in lines if "dice" in e]
-    return TrainingSection(
-        steps=np.asarray([e["step"] for e in lines]),
-        loss=np.asarray([e["loss"] for e in lines]),
-        val_steps=np.asarray([e["step"] for e in validated]),
-        val_dice=np.asarray([e["dice"] for e in validated]),
-    )
 
 
 def _rounds(job: "_Job") -> list[dict]:
@@ -245,7 +234,7 @@ def write_reconstruction_report(job: "_Job") -> None:
         correlations=curves,
         scores=scored or None,
         fit=fit,
-        training=_training_section(job),
+        training=training_section(job.out / "training"),
         adaptation=_adaptation_section(_rounds(job), names),
         settings={
             "preset": job.preset_name,

@@ -1,8 +1,8 @@
 """Train a segmenter on endless simulated stacks, with exact resume.
 
-Every step draws its own stack from ``fold_in(key, step)``, so step n is the same whether the run
-was broken before it or not. The stack of step n + 1 is simulated while the network learns from
-that of step n.
+Every stack is drawn from a key of its own number, so step n is the same whether the run was broken
+before it or not. The stacks of step n + 1 are simulated while the network learns from those of
+step n. Those of one step are shared out among the machine's devices (`fibnet.devices`).
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,23 @@ from fibnet.calibration import best_temperature
 from fibnet.channels import ChannelInput, channel_conditions, grey_statistics, normalised
 from fibnet.checkpoint import latest_step, load_checkpoint, prune, save_checkpoint
 from fibnet.data import SimulatedData, deep_enough, draw_training_stack
+from fibnet.devices import (
+    each_own,
+    held_by_all,
+    shared_out,
+    stack_devices,
+    stacked,
+    unstacked,
+)
 from fibnet.losses import segmentation_loss, soft_dice
 from fibnet.model import ModelConfig, UNet, make_model, neighbours, stack_windows
 from fibnet.segmenter import Segmenter, graph_of
+from fibnet.training_log import LOG, Record
 
 __all__ = ["TrainSettings", "draw_batch", "draw_present", "run_training", "train"]
+
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,10 +56,17 @@ class TrainSettings:
         channel_dropping: share of the steps that leave out some channels, so that the network
             also serves fewer.
         slices_alone: share of the steps that show every slice without its neighbours.
+        stacks: simulated stacks of a step; its gradient is their mean. As many devices as divide
+            this number, if there are, take one part each.
+        precision: of the network's arithmetic in training; weights, their updates and the
+            simulation are of single precision anyway. bfloat16 is for large networks on
+            accelerators and slow on CPUs.
         checkpoint_every, validate_every: in steps.
     """
 
     steps: int = 600
+    stacks: int = 1
+    precision: Precision = "float32"
     learning_rate: float = 0.015
     vector_rate: float = 3e-3
     ema: float = 0.98
@@ -60,8 +79,17 @@ class TrainSettings:
 Draw = Callable[..., tuple[Array, Array]]
 """``(source, data, *, key) -> (images, solid)``, traceable, as `draw_training_stack`."""
 
-Batch = tuple[Array, Array, ChannelInput]
+Labelled = tuple[Array, Array, ChannelInput]
 """Images ``(channel, slice, y, x)``, true solid fraction ``(slice, y, x)``, how to take them."""
+
+
+def _cast(params, dtype):
+    """Weights for arithmetic of a type; a stem makes its kernel in single precision first."""
+
+    def cast(path, leaf):
+        return leaf if path[0].key == "stem" else leaf.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def _logits(
@@ -71,13 +99,15 @@ def _logits(
     channels: ChannelInput,
     present: Array | None = None,
     alone: Array | bool = False,
+    precision: Precision = "float32",
 ) -> Float[Array, "slice y x"]:
-    model: UNet = nnx.merge(graph_of(config)[0], params)
-    windows = stack_windows(normalised(images, channels), config.window, alone=alone)
+    dtype = jnp.dtype(precision)
+    model: UNet = nnx.merge(graph_of(config)[0], _cast(params, dtype))
+    windows = stack_windows(normalised(images, channels).astype(dtype), config.window, alone=alone)
     present = jnp.ones(images.shape[0]) if present is None else present
     index = jnp.arange(images.shape[1])
     beside = tuple(jnp.where(alone, index, n) for n in neighbours(images.shape[1]))
-    return model(windows, channels.conditions, present, beside)
+    return model(windows, channels.conditions, present, beside).astype(jnp.float32)
 
 
 def draw_present(key: Array, channels: int, dropping: Array | float) -> Float[Array, " channel"]:
@@ -161,22 +191,50 @@ class Learner:
 
     Compared by value, and of the architecture alone: a second training of the same network
     compiles nothing, whatever its length and pace.
+
+    Attributes:
+        config: architecture.
+        precision: of the network's arithmetic.
+        devices: over how many the stacks of a step are shared out.
     """
 
     config: ModelConfig
+    precision: Precision = "float32"
+    devices: int = 1
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def step(self, state, batch: Batch, key: Array, pace: Pace):
-        images, solid, channels = batch
+    def _loss(self, params, labelled: Labelled, key: Array, pace: Pace) -> Float[Array, ""]:
+        """Of one stack, from which channels and neighbours may be left out."""
+        images, solid, channels = labelled
         key_present, key_alone = jax.random.split(key)
         present = draw_present(key_present, images.shape[0], pace.channel_dropping)
         alone = jax.random.bernoulli(key_alone, pace.slices_alone)
+        logit = _logits(self.config, params, images, channels, present, alone, self.precision)
+        return segmentation_loss(logit, solid)
 
-        def loss_of(params):
-            logit = _logits(self.config, params, images, channels, present, alone)
-            return segmentation_loss(logit, solid)
+    def _mean_loss(self, params, batch: Labelled, keys: Array, pace: Pace):
+        """Mean over stacks, and its gradient."""
 
-        loss, gradient = jax.value_and_grad(loss_of)(state["params"])
+        def mean(params):
+            return jax.vmap(self._loss, in_axes=(None, 0, 0, None))(
+                params, batch, keys, pace
+            ).mean()
+
+        return jax.value_and_grad(mean)(params)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def step(self, state, batch: Labelled, key: Array, pace: Pace):
+        """New state and mean loss of a batch: stacks along a new first axis of every array."""
+        keys = jax.random.split(key, batch[0].shape[0])
+        loss, gradient = each_own(
+            self._mean_loss,
+            state["params"],
+            batch,
+            keys,
+            pace,
+            own=(False, True, True, False),
+            devices=self.devices,
+            mean=True,
+        )
         optimiser = _optimiser(pace.learning_rate, pace.vector_rate)
         update, moments = optimiser.update(gradient, state["optimiser"], state["params"])
         params = optax.apply_updates(state["params"], update)
@@ -187,9 +245,9 @@ class Learner:
         return dict(params=params, optimiser=moments, ema=ema, ema_weight=weight), loss
 
     @functools.partial(jax.jit, static_argnums=0)
-    def validate(self, params, batch: Batch):
-        """Loss, Dice and logits of one stack, all of its channels used."""
-        images, solid, channels = batch
+    def validate(self, params, labelled: Labelled):
+        """Loss, Dice and logits of one stack, all of its channels used, in single precision."""
+        images, solid, channels = labelled
         logit = _logits(self.config, params, images, channels)
         hard = (logit > 0).astype(logit.dtype), (solid > 0.5).astype(logit.dtype)
         return segmentation_loss(logit, solid), soft_dice(*hard), logit
@@ -207,12 +265,14 @@ class Learner:
 
 
 def _mean_weights(state):
-    return jax.tree.map(lambda e: e / jnp.maximum(state["ema_weight"], 1e-8), state["ema"])
+    """The running mean, on the first device."""
+    mean = jax.tree.map(lambda e: e / jnp.maximum(state["ema_weight"], 1e-8), state["ema"])
+    return jax.device_put(mean, jax.devices()[0])
 
 
 def run_training(
-    batch_of: Callable[[int], Batch],
-    validation: Sequence[Batch],
+    batch_of: Callable[[np.ndarray], Labelled],
+    validation: Sequence[Labelled],
     config: ModelConfig,
     *,
     folder: Path,
@@ -220,6 +280,7 @@ def run_training(
     settings: TrainSettings,
     start: Any = None,
     progress: Callable[[int, int, float], None] | None = None,
+    record: Record | None = None,
 ) -> tuple[Any, float]:
     """Train, or go on where a broken run of the same arguments stopped.
 
@@ -227,35 +288,44 @@ def run_training(
     validation lines carry ``dice``) into ``folder``.
 
     Args:
-        batch_of: step, from 0 on -> what is learned from in it; a function of the step alone, so
-            that a resumed run sees the same.
+        batch_of: numbers of stacks, from 0 on -> what is learned from, along a new first axis of
+            every array; a function of the numbers alone, so that a resumed run sees the same.
         validation: what the loss and Dice of validation lines and the temperature are of.
         seed: decides weights and which channels are left out.
         start: weights to go on from.
         progress: called with (step, steps, loss).
+        record: called with every line of the log.
 
     Returns:
         The weights (their running mean), and the temperature that calibrates them.
     """
-    learner, pace = Learner(config), paces(settings)
+    devices = stack_devices(settings.stacks)
+    learner = Learner(config, precision=settings.precision, devices=devices)
+    pace = paces(settings)
     key = jax.random.key(seed)
+
+    def batch(step: int) -> Labelled:
+        numbers = np.arange(step * settings.stacks, (step + 1) * settings.stacks)
+        return shared_out(batch_of(numbers), devices)
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = learner.fresh(seed, start)
     first = latest_step(folder) or 0
     if first:
         state = load_checkpoint(folder, first, state)
-    log_path = folder / "log.jsonl"
+    state = held_by_all(state, devices)
+    log_path = folder / LOG
     lines = _kept_lines(log_path, first)
     with log_path.open("w") as log:
         log.writelines(lines)
-        batch = batch_of(first) if first < settings.steps else None
+        at_hand = batch(first) if first < settings.steps else None
         for i in range(first, settings.steps):
             started = time.perf_counter()
-            state, loss = learner.step(state, batch, jax.random.fold_in(key, i), pace(i))
+            state, loss = learner.step(state, at_hand, jax.random.fold_in(key, i), pace(i))
             if i + 1 < settings.steps:
                 # Dispatched before the loss is waited for: simulation overlaps learning.
-                batch = batch_of(i + 1)
+                at_hand = batch(i + 1)
             done = i + 1
             entry = {"step": done, "loss": float(loss)}
             entry["seconds"] = time.perf_counter() - started
@@ -266,6 +336,8 @@ def run_training(
                 entry["dice"] = float(np.mean([float(s[1]) for s in found]))
             log.write(json.dumps(entry) + "\n")
             log.flush()
+            if record is not None:
+                record(entry)
             if done % settings.checkpoint_every == 0 or done == settings.steps:
                 save_checkpoint(folder, done, state, {"steps": settings.steps})
                 prune(folder, keep=2)
@@ -276,16 +348,32 @@ def run_training(
     return weights, best_temperature(logits, [solid for _, solid, _ in validation])
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnames=("draw", "data", "apart"))
 def draw_batch(
-    source, key: jax.Array, draw: Draw, data: SimulatedData
-) -> tuple[Float[Array, "channel slice y x"], Float[Array, "slice y x"]]:
-    """A stack and its solid, half of them mirrored."""
-    images, solid = draw(source, data, key=key)
-    # The generator is statistically symmetric under x -> -x whatever the tilt.
-    flip = jax.random.bernoulli(jax.random.fold_in(key, 1))
-    images, solid = (jnp.where(flip, v[..., ::-1], v) for v in (images, solid))
-    return images, solid
+    source, keys: jax.Array, *, draw: Draw, data: SimulatedData, apart: bool = False
+) -> tuple[Float[Array, "stack channel slice y x"], Float[Array, "stack slice y x"]]:
+    """Stacks and their solid, half of them mirrored.
+
+    Args:
+        keys: one for each stack.
+        apart: whether ``source`` holds one source for each along a first axis of its arrays.
+    """
+
+    def one(source, key: jax.Array):
+        images, solid = draw(source, data, key=key)
+        # The generator is statistically symmetric under x -> -x whatever the tilt.
+        flip = jax.random.bernoulli(jax.random.fold_in(key, 1))
+        return tuple(jnp.where(flip, v[..., ::-1], v) for v in (images, solid))
+
+    def own(source, keys: jax.Array):
+        if len(keys) > 1:
+            return jax.vmap(one, in_axes=(0 if apart else None, 0))(source, keys)
+        # Without the slices at traced positions that vmap makes gathers of, slow on CPUs.
+        source = jax.tree.map(lambda leaf: leaf[0], source) if apart else source
+        return jax.tree.map(lambda leaf: leaf[None], one(source, keys[0]))
+
+    devices = stack_devices(len(keys))
+    return each_own(own, source, keys, own=(apart, True), devices=devices)
 
 
 def train(
@@ -299,6 +387,7 @@ def train(
     draw: Draw = draw_training_stack,
     start: Segmenter | None = None,
     progress: Callable[[int, int, float], None] | None = None,
+    record: Record | None = None,
 ) -> Segmenter:
     """Train for one instrument, or go on where a broken run of the same arguments stopped.
 
@@ -312,30 +401,42 @@ def train(
         start: network of the same architecture to go on from, with its grey-value constants if
             it was trained for these channels.
         progress: called with (step, steps, loss).
+        record: called with every line of the log.
     """
     data = deep_enough(data, source)
     key_data, key_validation, key_grey = jax.random.split(jax.random.key(seed), 3)
 
-    def stack_of(key: Array) -> tuple[Array, Array]:
-        return draw_batch(source, key, draw, data)
+    stacks = settings.stacks
+
+    def drawn(keys: Array) -> tuple[Array, Array]:
+        return draw_batch(source, keys, draw=draw, data=data)
+
+    def some(keys: Array) -> list[tuple[Array, Array]]:
+        """As many stacks as keys, by the program that training runs."""
+        number = -(-len(keys) // stacks) * stacks
+        filled = jnp.resize(keys, number).reshape(-1, stacks)
+        return [one for part in filled for one in unstacked(drawn(part))][: len(keys)]
 
     instrument = source.instrument
     beam_kev = tuple(float(e) for e in instrument.beam_kev)
     if start is not None and (start.beam_kev, start.detectors) == (beam_kev, instrument.detectors):
         channels = start.channels
     else:
-        mean, sd = grey_statistics([stack_of(k)[0] for k in jax.random.split(key_grey, 4)])
+        mean, sd = grey_statistics([i for i, _ in some(jax.random.split(key_grey, 4))])
         conditions = channel_conditions(instrument)
         channels = ChannelInput(mean=mean, sd=sd, conditions=conditions)
+    alike = stacked([channels] * stacks)
+    numbered = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     params, temperature = run_training(
-        lambda step: (*stack_of(jax.random.fold_in(key_data, step)), channels),
-        [(*stack_of(jax.random.fold_in(key_validation, i)), channels) for i in range(6)],
+        lambda numbers: (*drawn(numbered(key_data, numbers)), alike),
+        [(*one, channels) for one in some(numbered(key_validation, jnp.arange(6)))],
         config,
         folder=folder,
         seed=seed,
         settings=settings,
         start=None if start is None else start.params,
         progress=progress,
+        record=record,
     )
     return Segmenter(
         config=config,

@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from fibnet.segmenter import Segmenter, load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
 from fibnet.start import load_start, network_folder, start_identity
 from fibnet.train import TrainSettings, train
+from fibnet.training_log import check_tensorboard, recorded
 from fibsim import io
 from fibsim.errors import InputError
 from fibsim.fit import first_instrument, grey_scale, on_grey_scale
@@ -41,9 +43,10 @@ def train_to_folder(
     out: Path,
     *,
     preset: str,
-    steps: int | None,
     window: int | None,
     start: Path | None,
+    changes: dict[str, Any],
+    tensorboard: bool,
     seed: int,
     progress: Callable[[str], Callable[[int, int, str], None]],
     announce: Callable[[str], None],
@@ -62,7 +65,7 @@ def train_to_folder(
     source = source_from_file(instrument)
     config = dataclasses.replace(network, window=window)
     begin = load_start(start, config)
-    settings = _paced(chosen.train if begin is None else chosen.from_start, steps)
+    settings = _changed(chosen.train if begin is None else chosen.from_start, changes)
     identity = {
         "instrument": Path(instrument).read_text(),
         "network": json.dumps(dataclasses.asdict(config)),
@@ -73,7 +76,7 @@ def train_to_folder(
     learn = functools.partial(
         train, source, config, seed=seed, settings=settings, data=chosen.data, start=begin
     )
-    work = _train_in(out, identity, "train", learn, progress, announce)
+    work = _train_in(out, identity, "train", learn, tensorboard, progress, announce)
     announce(f"network in {work / 'model'}")
 
 
@@ -82,37 +85,43 @@ def _train_in(
     identity: dict,
     stage: str,
     learn: Callable[..., Segmenter],
+    tensorboard: bool,
     progress: Callable[[str], Callable[[int, int, str], None]],
     announce: Callable[[str], None],
 ) -> Path:
     """Train in a work folder, or go on there, and leave the network in ``model``; the folder."""
+    if tensorboard:
+        check_tensorboard()
     work = WorkFolder(out, identity)
 
     def do() -> None:
         show = progress(stage)
-        segmenter = learn(
-            folder=work.path / "training",
-            progress=lambda step, total, loss: show(step, total, f"loss {loss:.3f}"),
-        )
+        folder = work.path / "training"
+        with recorded(folder, tensorboard=tensorboard) as record:
+            segmenter = learn(
+                folder=folder,
+                progress=lambda step, total, loss: show(step, total, f"loss {loss:.3f}"),
+                record=record,
+            )
         save_segmenter(work.path / "model", segmenter)
 
     work.run(stage, do, announce)
     return work.path
 
 
-def _paced(settings: TrainSettings, steps: int | None) -> TrainSettings:
-    if steps is None:
-        return settings
-    if steps < 1:
-        raise InputError(f"--steps is {steps}, expected at least 1.")
-    return dataclasses.replace(settings, steps=steps)
+def _changed(settings: TrainSettings, changes: dict[str, Any]) -> TrainSettings:
+    for name in ("steps", "stacks"):
+        if changes.get(name, 1) < 1:
+            raise InputError(f"--{name} is {changes[name]}, expected at least 1.")
+    return dataclasses.replace(settings, **changes)
 
 
 def pretrain_to_folder(
     out: Path,
     *,
     network: str,
-    steps: int | None,
+    changes: dict[str, Any],
+    tensorboard: bool,
     seed: int,
     progress: Callable[[str], Callable[[int, int, str], None]],
     announce: Callable[[str], None],
@@ -122,14 +131,14 @@ def pretrain_to_folder(
     Raises:
         InputError: bad numbers, or a folder of another training.
     """
-    config, settings = NETWORKS[network], _paced(PRETRAINING, steps)
+    config, settings = NETWORKS[network], _changed(PRETRAINING, changes)
     identity = {
         "network": json.dumps(dataclasses.asdict(config)),
         "training": json.dumps(dataclasses.asdict(settings)),
         "seed": seed,
     }
     learn = functools.partial(pretrain, config, seed=seed, settings=settings, data=PRETRAINING_DATA)
-    work = _train_in(out, identity, "pretrain", learn, progress, announce)
+    work = _train_in(out, identity, "pretrain", learn, tensorboard, progress, announce)
     announce(f"general network in {work / 'model'}")
 
 

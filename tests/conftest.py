@@ -9,6 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("FIBSIM_CACHE", str(ROOT / ".pytest_cache" / "fibsim"))
+# GPUs would round factors of products to 10 bits, and tests compare beyond that.
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+# The second is used where a test shares out stacks among devices.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 
 
 # The longest first: a file stays with one worker, and the last one should not wait for it.

@@ -249,8 +249,11 @@ def test_segment_and_evaluate_repeat_the_job(stack, whole, tmp_path, refused):
 
 def test_train_from_an_instrument_file(stack, tmp_path):
     done = call("train", stack / "instrument.yaml", "-o", tmp_path / "n", "--preset", "quick",
-                "--steps", "2")  # fmt: skip
+                "--steps", "2", "--stacks", "2")  # fmt: skip
     assert done.returncode == 0, done.stderr
+    training = tmp_path / "n" / "training"
+    assert len((training / "log.jsonl").read_text().splitlines()) == 2
+    assert (training / "curve.png").exists()
     done = call("segment", stack, "--model", tmp_path / "n", "-o", tmp_path / "s")
     assert done.returncode == 0, done.stderr
 

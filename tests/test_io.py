@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from fibsim.io import (
 from fibsim.io._files import natural_key
 from fibsim.io.checks import burnt_in_rows
 from fibsim.io.facts import beam_to_face_deg, length_nm
-from fibsim.io.images import probe_image, read_pixels
+from fibsim.io.images import main_series, probe_image, read_pixels, stored_axes
 from fibsim.io.names import (
     detector_kind,
     detector_of_name,
@@ -60,6 +61,24 @@ def stated(folder: Path, **facts) -> None:
 
 
 # --- names -----------------------------------------------------------------------------------
+
+
+def test_axes_by_either_interface_of_tifffile(tmp_path):
+    """Of one slice, whose axis both leave out unless they are told not to."""
+    write_volume(tmp_path / "one.tif", grey(shape=(1, 12, 16)), voxel_nm=VOXEL)
+    with tifffile.TiffFile(tmp_path / "one.tif") as tif:
+        (series,), left_out = main_series(tif)
+        found = stored_axes(series)
+    assert found == ((1, 1, 1, 12, 16, 1), "TZCYXS") and left_out == 0
+
+    class Later:  # since 2026.5.2 a callable, whose members know one shape
+        filename = "one.tif"
+
+        def series(self, squeeze):
+            assert squeeze is False
+            return [SimpleNamespace(shape=found[0], axes=found[1], size=192, dtype="u1")]
+
+    assert stored_axes(main_series(Later())[0][0]) == found
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,13 @@ DATA = SimulatedData(slices=4, side_px=32, sublayers=2, below_slices=2)
 SETTINGS = TrainSettings(steps=2, channel_dropping=0.75)
 
 
+def _source(seed):
+    rng = np.random.default_rng(seed)
+    return general.draw_source(rng, general.draw_frame(rng))
+
+
 def test_sources_are_of_every_kind_and_valid():
-    drawn = [general.draw_source(np.random.default_rng(i)) for i in range(40)]
+    drawn = [_source(i) for i in range(40)]
     assert {s.kind for s in drawn} == set(general._KINDS)
     assert {(s.pixel_nm, s.slice_nm) for s in drawn} == set(general._GRIDS)
     for source in drawn:
@@ -44,7 +49,7 @@ def test_one_program_serves_all_materials_and_voltages():
     """What is static is the grid and the kind of specimen."""
     structures = {}
     for i in range(40):
-        source = general.draw_source(np.random.default_rng(i))
+        source = _source(i)
         leaves, structure = jax.tree.flatten(source)
         shapes = tuple(np.shape(leaf) for leaf in leaves)
         structures.setdefault((source.kind, source.pixel_nm), set()).add((structure, shapes))

@@ -1,6 +1,7 @@
 """Training, checkpoints and inference: resume is exact, tiles equal the whole, networks reload."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from fibnet import devices
 from fibnet.calibration import best_temperature
-from fibnet.channels import CONDITIONS, channel_conditions, normalised
+from fibnet.channels import CONDITIONS, ChannelInput, channel_conditions, normalised
 from fibnet.checkpoint import all_steps, latest_step
 from fibnet.data import SimulatedData, Source, draw_training_stack, randomise
 from fibnet.losses import segmentation_loss, soft_dice
@@ -18,6 +20,7 @@ from fibnet.model import ModelConfig, count_parameters, make_model, neighbours, 
 from fibnet.segment import _cut, expected_cost, predict, predict_blocks
 from fibnet.segmenter import graph_of, load_segmenter, save_segmenter
 from fibnet.train import Learner, TrainSettings, draw_present, paces, train
+from fibnet.training_log import CURVE, LOG, recorded, training_section
 from fibsim.errors import InputError
 from fibsim.fit import grey_scale, on_grey_scale
 from fibsim.instrument import leaves_by_name
@@ -187,6 +190,27 @@ def test_loss_falls_and_log_is_complete(trained):
     assert all_steps(folder) == [8, 10]
 
 
+def test_log_is_drawn_while_it_grows_and_goes_to_tensorboard(tmp_path):
+    pytest.importorskip("tensorboardX")
+    lines = [
+        {"step": i, "loss": 1 / i} | ({"dice": 0.9} if i % 4 == 0 else {}) for i in (1, 2, 3, 4)
+    ]
+    with recorded(tmp_path, tensorboard=True) as record:
+        for number, line in enumerate(lines, 1):
+            text = "".join(json.dumps(one) + "\n" for one in lines[:number])
+            (tmp_path / LOG).write_text(text)
+            record(line)
+            assert (tmp_path / CURVE).exists() == (number == 4)
+    assert (tmp_path / CURVE).read_bytes().startswith(b"\x89PNG")
+    section = training_section(tmp_path)
+    np.testing.assert_allclose(section.loss, [1, 1 / 2, 1 / 3, 1 / 4])
+    assert list(section.val_steps) == [4] and list(section.val_dice) == [0.9]
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    written = events.read_bytes()
+    assert written.count(b"loss") == 4 and written.count(b"dice") == 1
+    assert b"step" not in written
+
+
 def test_rates_rise_to_their_peak_and_fall_to_zero():
     settings = TrainSettings(steps=100, learning_rate=0.02, vector_rate=0.001, ema=0.9)
     pace = paces(settings)
@@ -203,7 +227,8 @@ def test_a_training_of_another_pace_compiles_nothing(trained):
     """Trainings of one architecture share the program of a step."""
     images = jnp.zeros((2, *(DATA.slices, DATA.side_px, DATA.side_px)))
     channels = trained[0].channels
-    batch, key = (images, images[0], channels), jax.random.key(0)
+    batch = jax.tree.map(lambda leaf: leaf[None], (images, images[0], channels))
+    key = jax.random.key(0)
 
     def one_step(settings):
         learner = Learner(CONFIG)
@@ -218,6 +243,53 @@ def test_a_training_of_another_pace_compiles_nothing(trained):
         np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True)
     ]
     assert max(moved) > 0
+
+
+def test_a_step_depends_on_its_stacks_and_not_on_the_devices(source, tmp_path, monkeypatch):
+    """Two stacks a step, one on each of two devices or both on one: the same network."""
+    if jax.device_count() % 2:
+        pytest.skip("there is one device of this kind")
+    settings = TrainSettings(steps=3, stacks=2, checkpoint_every=2, validate_every=3)
+    assert devices.stack_devices(2) == 2 and devices.stack_devices(3) == 1
+
+    def weights(name, settings):
+        folder = tmp_path / name
+        found = train(source, CONFIG, folder=folder, seed=3, settings=settings, data=DATA)
+        return jax.tree.leaves(found.params), (folder / "log.jsonl").read_text().splitlines()
+
+    two, log = weights("two", settings)
+    assert {leaf.devices() == {jax.devices()[0]} for leaf in two} == {True}
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert devices.stack_devices(2) == 1
+    one, other_log = weights("one", settings)
+    for a, b in zip(two, one, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+    np.testing.assert_allclose(*(json.loads(x[-1])["dice"] for x in (log, other_log)), atol=2e-3)
+    # It is no training on one stack a step.
+    alone, _ = weights("alone", dataclasses.replace(settings, stacks=1))
+    assert max(np.abs(a - b).max() for a, b in zip(one, alone, strict=True)) > 0.002
+
+
+def test_the_gradient_of_half_precision_is_that_of_single_but_for_rounding():
+    params = nnx.split(make_model(VOLUME, seed=0))[1]
+    images = 100 + 30 * jax.random.normal(jax.random.key(0), (2, 4, 32, 32))
+    labelled = (
+        images,
+        (images[0] > 100).astype(float),
+        ChannelInput(mean=jnp.full(2, 100.0), sd=jnp.full(2, 30.0), conditions=LOOK),
+    )
+    pace = paces(TrainSettings())(1)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def slope(precision):
+        learner = Learner(VOLUME, precision=precision)
+        return jax.value_and_grad(learner._loss)(params, labelled, jax.random.key(1), pace)
+
+    (loss, exact), (rough_loss, rough) = slope("float32"), slope("bfloat16")
+    assert float(rough_loss) == pytest.approx(float(loss), rel=0.02) and rough_loss != loss
+    for a, b in zip(*map(jax.tree.leaves, (exact, rough)), strict=True):
+        assert b.dtype == jnp.float32
+        assert np.linalg.norm(a - b) <= 0.08 * np.linalg.norm(a) + 1e-6
 
 
 def test_resume_equals_the_unbroken_run(source, trained, tmp_path):

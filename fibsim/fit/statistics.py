@@ -63,7 +63,9 @@ def patch_responses(
     windows = jnp.stack([images[:, k : k + slices] for k in range(depth)], axis=1)
     flat = windows.reshape(-1, *windows.shape[2:]).swapaxes(0, 1)  # (slice, channel*depth, y, x)
     kernel = filters.reshape(filters.shape[0], -1, *filters.shape[3:])
-    out = jax.lax.conv_general_dilated(flat, kernel, (stride, stride), "VALID")
+    out = jax.lax.conv_general_dilated(
+        flat, kernel, (stride, stride), "VALID", precision=jax.lax.Precision.HIGHEST
+    )
     return out.transpose(0, 2, 3, 1).reshape(-1, filters.shape[0])
 
 

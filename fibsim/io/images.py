@@ -24,6 +24,7 @@ __all__ = [
     "main_series",
     "probe_image",
     "quiet_tifffile",
+    "stored_axes",
     "read_pixels",
     "readable",
 ]
@@ -110,12 +111,20 @@ def _open_tiff(path: Path) -> Iterator[Any]:
 
 def main_series(tif: Any) -> tuple[list[Any], int]:
     """The series to read, and how many smaller ones (thumbnails, overviews) are left out."""
-    series = list(tif.series)
+    # From 2026.5.2 on tifffile drops axes of one image unless it is told not to.
+    series = list(tif.series(squeeze=False) if callable(tif.series) else tif.series)
     if not series:
         raise InputError(f"{tif.filename} holds no image; copy it again from the microscope.")
     largest = max(series, key=lambda one: one.size)
     same = [one for one in series if one.shape == largest.shape and one.dtype == largest.dtype]
     return same, len(series) - len(same)
+
+
+def stored_axes(series: Any) -> tuple[tuple[int, ...], str]:
+    """Shape of a series and its axes' letters, those of one image too."""
+    if hasattr(series, "get_axes"):  # before tifffile 2026.5.2
+        return tuple(series.get_shape(False)), series.get_axes(False)
+    return tuple(series.shape), series.axes
 
 
 def _next_page_offset(tif: Any) -> int:
@@ -141,8 +150,9 @@ def _check_complete(tif: Any, series: list[Any], path: Path) -> None:
     found = sum(1 for _ in tif.pages)
     planes = 0
     for one in series:
-        shape = dict(zip(one.get_axes(False), one.get_shape(False), strict=True))
-        planes += one.size // (shape["Y"] * shape["X"])
+        shape, axes = stored_axes(one)
+        sides = dict(zip(axes, shape, strict=True))
+        planes += one.size // (sides["Y"] * sides["X"])
     declared = _declared_planes(tif)
     if declared is not None and declared > planes:
         raise InputError(f"{path} states {declared} images but holds {planes}; {advice}")
@@ -170,7 +180,7 @@ def _probe_tiff(path: Path, num_channels: int | None) -> ImageInfo:
         series, left_out = main_series(tif)
         _check_complete(tif, series, path)
         one = series[0]
-        shape, axes = tuple(one.get_shape(False)), one.get_axes(False)
+        shape, axes = stored_axes(one)
         if len(series) > 1:
             shape, axes = (len(series), *shape), "Q" + axes
         roles, remark = axis_roles(shape, axes, path.name, num_channels)
@@ -195,12 +205,12 @@ def _pillow_pages(path: Path, like: Any) -> np.ndarray:
         pages = np.stack([np.array(page) for page in ImageSequence.Iterator(image)])
     if pages.size != like.size or pages.dtype.newbyteorder("=") != like.dtype.newbyteorder("="):
         raise ValueError(f"Pillow reads {pages.dtype} of shape {pages.shape}")
-    return pages.reshape(like.get_shape(False))
+    return pages.reshape(stored_axes(like)[0])
 
 
 def _series_pixels(one: Any, path: Path, *, only: bool) -> np.ndarray:
     try:
-        return one.asarray().reshape(one.get_shape(False))
+        return one.asarray().reshape(stored_axes(one)[0])
     except ValueError as error:
         if "imagecodecs" not in str(error):
             raise

@@ -17,6 +17,7 @@ from fibsim.io.images import (
     quiet_tifffile,
     read_pixels,
     readable,
+    stored_axes,
 )
 
 __all__ = ["NUMPY_SUFFIXES", "VolumeFile", "open_volume", "probe_volume", "require_one_channel"]
@@ -143,7 +144,7 @@ def _open_tiff(info: ImageInfo) -> VolumeFile:
 def _layers_of(tif: Any, series: Any, info: ImageInfo) -> Callable[[int, int], np.ndarray] | None:
     """What reads layers ``start .. stop - 1``, or nothing if they cannot be read alone."""
     slices, rows, columns = info.shape[1:]
-    stored = dict(zip(info.roles, series.get_shape(False), strict=True))
+    stored = dict(zip(info.roles, stored_axes(series)[0], strict=True))
     page_shape = (stored["y"], columns)
     if series.dataoffset is not None:
         dtype = np.dtype(tif.byteorder + series.dtype.char)

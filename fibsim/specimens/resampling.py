@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -83,7 +84,11 @@ def resample(specimen: Specimen, voxel_nm: float | Sequence[float]) -> Specimen:
     for axis, (size, new, ratio) in enumerate(plan, start=solid.ndim - 3):
         if new != size:
             weights = jnp.asarray(_weights(size, 0, new, ratio, specimen.periodic), solid.dtype)
-            solid = jnp.moveaxis(jnp.tensordot(weights, solid, axes=(1, axis)), 0, axis)
+            # GPUs would round to 10 bits else.
+            mean = jnp.tensordot(
+                weights, solid, axes=(1, axis), precision=jax.lax.Precision.HIGHEST
+            )
+            solid = jnp.moveaxis(mean, 0, axis)
     # Rounding of the weights may step over 1 by one part in ten million.
     return Specimen(solid=jnp.clip(solid, 0, 1), voxel_nm=voxel_nm, periodic=periodic)
 
