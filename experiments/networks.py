@@ -82,13 +82,20 @@ def trained(
     dropping: float = 0.0,
     draw: Callable = draw_training_stack,
     data: SimulatedData = DATA,
+    others: Sequence[Source] = (),
+    share: float = 0.0,
 ) -> Segmenter:
-    """A network trained from scratch; its checkpoints are thrown away."""
+    """A network trained from scratch; its checkpoints are thrown away.
+
+    Args:
+        others: what ``share`` of the steps are of instead.
+    """
     steps = options.steps
     settings = TrainSettings(
         steps=steps,
         ema=0.98,
         channel_dropping=dropping,
+        other_kinds=share,
         checkpoint_every=steps,
         validate_every=steps,
     )
@@ -101,6 +108,7 @@ def trained(
             settings=settings,
             data=data,
             draw=draw,
+            others=others,
         )
 
 

@@ -1,6 +1,8 @@
 """Endless training data: random specimens recorded by instruments around the fitted one."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from fibsim.fit import (
 )
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import load_instrument
-from fibsim.specimens import Ground, part_on_ground
+from fibsim.specimens import KINDS, Ground, part_on_ground
 
 __all__ = [
     "SimulatedData",
@@ -29,6 +31,9 @@ __all__ = [
     "draw_stack",
     "draw_training_stack",
     "drawn_stacks",
+    "of_kind",
+    "other_kinds",
+    "size_like",
     "source_from_file",
 ]
 
@@ -63,6 +68,8 @@ _SPREAD = {
 }
 _SPREAD_FRACTION = 0.25  # logit of a solid fraction
 _SPREAD_SIZE = 0.15  # logarithm of a length
+_OTHER_KINDS = ("waves", "spheres", "fibres")
+_LARGEST = (48, 128, 128)  # of stacks like the recorded one
 _GROUND_SLICES = 3.0  # depth of the ground: it was found 9 slices too deep in one stack of 48
 
 # Milling faults of a training stack are drawn uniformly between zero and these, or twice the
@@ -87,6 +94,8 @@ class Source:
         kind: its name, static.
         slice_nm, pixel_nm: grid, static.
         ground: dense ground that the stack's end sees, or None.
+        spread: how far training stacks lie around it, over what is usual; at 0 all are of
+            exactly this instrument and specimen, whatever else is drawn.
     """
 
     instrument: Instrument
@@ -95,6 +104,7 @@ class Source:
     slice_nm: float = dataclasses.field(metadata=dict(static=True))
     pixel_nm: float = dataclasses.field(metadata=dict(static=True))
     ground: Ground | None = None
+    spread: Array | float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +142,28 @@ def source_from_file(path: str | Path) -> Source:
     )
 
 
+def of_kind(source: Source, kind: str) -> Source:
+    """The same instrument before a specimen of another kind, as much of it solid and as fine."""
+    if kind == source.kind:
+        return source
+    numbers = {name: float(value) for name, value in source.specimen.items()}
+    # Of two levels the finer one.
+    feature_nm = min(numbers[n] / factor for n, factor in KINDS[source.kind].guessed.items())
+    fraction = math.prod(v for n, v in numbers.items() if n.endswith("fraction"))
+    guess = KINDS[kind].guess(feature_nm, fraction)
+    specimen = {name: jnp.asarray(value, float) for name, value in guess.items()}
+    return dataclasses.replace(source, kind=kind, specimen=specimen)
+
+
+def other_kinds(source: Source) -> tuple[Source, ...]:
+    """The instrument before specimens of other kinds, to learn from too.
+
+    A recorded specimen is never quite of the generator's kind, and a network that has learned
+    from one generator's shapes alone sees them where they are not.
+    """
+    return tuple(of_kind(source, kind) for kind in _OTHER_KINDS if kind != source.kind)
+
+
 def deep_enough(data: SimulatedData, source: Source) -> SimulatedData:
     """``data`` with the slices below the last one that the source's specimen needs."""
     if data.below_slices is not None:
@@ -147,15 +179,23 @@ def _spread_of(name: str) -> float:
 
 
 def randomise(
-    instrument: Instrument, specimen: Mapping[str, Array], *, key: jax.Array
+    instrument: Instrument,
+    specimen: Mapping[str, Array],
+    *,
+    key: jax.Array,
+    spread: Array | float = 1.0,
 ) -> tuple[Instrument, dict[str, Array]]:
-    """Move every unknown by a normal draw in its free space, and draw the size of the faults."""
+    """Move every unknown by a normal draw in its free space, and draw the size of the faults.
+
+    Args:
+        spread: factor of the draws' standard deviations; at 0 the faults stay as well.
+    """
     unknowns = default_unknowns(tilt_known=False) | specimen_unknowns(specimen)
     free = start_point(instrument, specimen, unknowns)
     key_free, key_faults = jax.random.split(key)
     keys = jax.random.split(key_free, len(free))
     moved = {
-        name: value + _spread_of(name) * jax.random.normal(k, value.shape, value.dtype)
+        name: value + spread * _spread_of(name) * jax.random.normal(k, value.shape, value.dtype)
         for k, (name, value) in zip(keys, sorted(free.items()), strict=True)
     }
     instrument, specimen = apply_unknowns(moved, instrument, specimen, unknowns)
@@ -163,10 +203,11 @@ def randomise(
     worst = dict(_WORST_FAULTS)
     worst["drift_nm"] = worst["drift_nm"] * instrument.geometry.pixel_nm
     fitted = instrument.faults
-    faults = {
+    drawn = {
         name: u * jnp.maximum(worst[name], 2 * getattr(fitted, name))
         for u, name in zip(uniform, worst, strict=True)
     }
+    faults = {n: jnp.where(spread == 0, getattr(fitted, n), size) for n, size in drawn.items()}
     return dataclasses.replace(
         instrument, faults=dataclasses.replace(instrument.faults, **faults)
     ), specimen
@@ -177,13 +218,14 @@ def draw_training_stack(
 ) -> tuple[Float[Array, "channel slice y x"], Float[Array, "slice y x"]]:
     """One noisy stack of a randomised instrument and its true solid fraction. Traceable."""
     key_random, key_sample = jax.random.split(key)
-    instrument, specimen = randomise(source.instrument, source.specimen, key=key_random)
+    instrument, specimen = randomise(
+        source.instrument, source.specimen, key=key_random, spread=source.spread
+    )
     ground = source.ground
     if ground is not None:
         # Known to some slices; a stack that does not reach it does not here either.
-        off = (
-            _GROUND_SLICES * source.slice_nm * jax.random.normal(jax.random.fold_in(key_random, 1))
-        )
+        sd_nm = source.spread * _GROUND_SLICES * source.slice_nm
+        off = sd_nm * jax.random.normal(jax.random.fold_in(key_random, 1))
         least = jnp.minimum(ground.depth_nm, ground.stack_nm)
         depth_nm = jnp.maximum(ground.depth_nm + off, least)
         ground = dataclasses.replace(ground, depth_nm=depth_nm)
@@ -217,6 +259,11 @@ def draw_stack(
     return jnp.round(sample.images), sample.solid
 
 
+@functools.partial(jax.jit, static_argnames=("draw", "data"))
+def _drawn(source: Source, key: jax.Array, *, draw: Callable, data: SimulatedData):
+    return draw(source, data, key=key)
+
+
 def drawn_stacks(
     source: Source, data: SimulatedData, *, draw: Callable, seed: int, number: int
 ) -> Iterator[tuple[Float[np.ndarray, "channel slice y x"], Float[np.ndarray, "slice y x"]]]:
@@ -226,7 +273,15 @@ def drawn_stacks(
         draw: `draw_stack` or `draw_training_stack`.
     """
     data = deep_enough(data, source)
-    jitted = jax.jit(draw, static_argnums=1)
     for key in jax.random.split(jax.random.key(seed), number):
-        images, solid = jitted(source, data, key=key)
+        images, solid = _drawn(source, key, draw=draw, data=data)
         yield np.asarray(images), np.asarray(solid)
+
+
+def size_like(shape: tuple[int, int, int], *, sublayers: int = 3) -> SimulatedData:
+    """Size of simulated stacks like a recorded one of (slice, y, x), but for very large ones.
+
+    All that looks at stacks of this size draws them by one program (`draw_training_stack`).
+    """
+    slices, *sides = (min(n, most) for n, most in zip(shape, _LARGEST, strict=True))
+    return SimulatedData(slices=slices, side_px=max(min(sides) // 2 * 2, 8), sublayers=sublayers)

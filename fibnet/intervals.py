@@ -11,15 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from fibnet.data import SimulatedData, Source, draw_training_stack, drawn_stacks
+from fibnet.data import Source, draw_training_stack, drawn_stacks, size_like
 from fibnet.metrics import expected_calibration_error
 from fibnet.morphology import as_rows, measure
 from fibnet.segment import predict
 from fibnet.segmenter import Segmenter
 
 __all__ = ["Case", "intervals", "simulated_cases"]
-
-_LARGEST = (48, 128, 128)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,9 +55,7 @@ def simulated_cases(
             that size, whose errors average out less.
         sublayers: layers per slice.
     """
-    slices, *sides = (min(n, most) for n, most in zip(shape, _LARGEST, strict=True))
-    side = max(min(sides) // 2 * 2, 8)
-    data = SimulatedData(slices=slices, side_px=side, sublayers=sublayers)
+    data = size_like(shape, sublayers=sublayers)
     drawn = drawn_stacks(source, data, draw=draw_training_stack, seed=seed, number=number)
     voxel = (source.slice_nm, source.pixel_nm, source.pixel_nm)
     cases = []

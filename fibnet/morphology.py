@@ -9,6 +9,7 @@ the label as it is.
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -203,8 +204,13 @@ def signed_distance(solid: np.ndarray, sides_nm: Sequence[float]) -> np.ndarray:
     """
     import edt
 
-    solid = np.ascontiguousarray(solid)
-    return edt.edt(solid, anisotropy=tuple(sides_nm)) - edt.edt(~solid, anisotropy=tuple(sides_nm))
+    solid, how = np.ascontiguousarray(solid), _distances_in(sides_nm)
+    return edt.edt(solid, **how) - edt.edt(~solid, **how)
+
+
+def _distances_in(sides_nm: Sequence[float]) -> dict:
+    """Options of `edt`: distances in nm, on all cores."""
+    return {"anisotropy": tuple(sides_nm), "parallel": os.cpu_count() or 1}
 
 
 def isotropic(
@@ -300,8 +306,8 @@ def local_thickness(
     thickness = np.zeros(phase.shape, np.float32)
     if not phase.any():
         return thickness
-    sides_nm = tuple(sides_nm)
-    distance = edt.edt(phase, anisotropy=sides_nm)
+    how = _distances_in(sides_nm)
+    distance = edt.edt(phase, **how)
     radii = distance[phase & (maximum_filter(distance, size=3) == distance)]
     radii.sort()
     # A class per equal share of r^3, which goes like the volume that its balls paint.
@@ -315,7 +321,7 @@ def local_thickness(
     touch = 0.5 * math.hypot(*sides_nm)
     unpainted = phase.copy()
     for radius, value in zip(bounds[::-1], mean_radius[::-1], strict=True):
-        to_centre = edt.edtsq(distance < radius, anisotropy=sides_nm)
+        to_centre = edt.edtsq(distance < radius, **how)
         painted = unpainted & (to_centre < (radius + touch) ** 2)
         thickness[painted] = 2.0 * value
         unpainted &= ~painted

@@ -20,10 +20,11 @@ from fibnet.alternate import AlternationSettings, alternate
 from fibnet.baselines import all_baselines
 from fibnet.correlation import correlation_rows, correlations, curves_table
 from fibnet.data import (
-    SimulatedData,
     Source,
     draw_training_stack,
     drawn_stacks,
+    other_kinds,
+    size_like,
     source_from_file,
 )
 from fibnet.intervals import intervals, simulated_cases
@@ -136,15 +137,17 @@ class _Job:
         # Rounds of an earlier network, if this stage runs once more.
         shutil.rmtree(self.adapted, ignore_errors=True)
         show = self.progress("train")
+        source = self.source()
         folder = self.out / "training"
         with recorded(folder) as record:
             segmenter = train(
-                self.source(),
+                source,
                 self.network,
                 folder=folder,
                 seed=self.seed,
                 settings=settings,
                 data=preset.data,
+                others=other_kinds(source),
                 start=self.start,
                 progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
                 record=record,
@@ -232,9 +235,7 @@ class _Job:
 
     def measure(self) -> None:
         probability, label = self.volumes()
-        drawn = simulated_examples(
-            self.source(), self.stack, seed=self.seed, draw=draw_training_stack, number=2
-        )
+        drawn = simulated_examples(self.source(), self.stack, self.preset, seed=self.seed, number=2)
         volumes = {"fibnet": label} | all_baselines(
             self.grey,
             [c.name for c in self.stack.channels],
@@ -313,18 +314,12 @@ def network_for(preset: Preset, stack: Stack) -> ModelConfig:
 
 
 def simulated_examples(
-    source: Source, stack: Stack, *, seed: int, draw: Callable, number: int
+    source: Source, stack: Stack, preset: Preset, *, seed: int, number: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Labelled simulated stacks about as large as the recorded one.
-
-    Args:
-        draw: `draw_stack` for the fitted instrument itself (pictures), `draw_training_stack` for
-            those around it (the random forest).
-    """
-    slices = min(stack.num_slices, 16)
-    side = min(128, *stack.images.shape[2:]) // 2 * 2
-    data = SimulatedData(slices=slices, side_px=side)
-    return list(drawn_stacks(source, data, draw=draw, seed=seed + 1, number=number))
+    """Labelled simulated stacks about as large as the recorded one, drawn around the source."""
+    data = size_like(stack.images.shape[1:], sublayers=preset.data.sublayers)
+    drawn = drawn_stacks(source, data, draw=draw_training_stack, seed=seed + 1, number=number)
+    return list(drawn)
 
 
 def measures_csv(results: dict[str, dict]) -> str:

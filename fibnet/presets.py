@@ -88,7 +88,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "standard": Preset(
         network="small",
-        train=TrainSettings(steps=2000, ema=0.99, checkpoint_every=200, validate_every=200),
+        train=TrainSettings(
+            steps=2000, ema=0.99, other_kinds=0.25, checkpoint_every=200, validate_every=200
+        ),
         from_start=TrainSettings(steps=500, learning_rate=7e-3, ema=0.98),
         data=SimulatedData(slices=12, side_px=80),
         fit_steps=80,
@@ -106,7 +108,12 @@ PRESETS: dict[str, Preset] = {
     "best": Preset(
         network="base",
         train=TrainSettings(
-            steps=12000, learning_rate=1e-2, ema=0.998, checkpoint_every=500, validate_every=500
+            steps=12000,
+            learning_rate=1e-2,
+            ema=0.998,
+            other_kinds=0.25,
+            checkpoint_every=500,
+            validate_every=500,
         ),
         from_start=TrainSettings(
             steps=4000, learning_rate=5e-3, ema=0.998, checkpoint_every=500, validate_every=500

@@ -1,5 +1,6 @@
 """Gather the files of a finished reconstruction into the content of its report."""
 
+import dataclasses
 import datetime
 import json
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fibnet.correlation import Correlations, correlations, longer_along_z
-from fibnet.data import draw_stack
 from fibnet.morphology import measure
 from fibnet.report import (
     AdaptationSection,
@@ -57,9 +57,8 @@ def _fit_section(job: "_Job", names: list[str]) -> tuple[FitSection, dict]:
     # What the alternation made of it has a section of its own.
     own = job.adapted / "start" / "instrument.yaml"
     fitted = load_instrument(own if own.exists() else job.out / "instrument.yaml")
-    simulated, _ = simulated_examples(
-        job.source(), job.stack, seed=job.seed, draw=draw_stack, number=1
-    )[0]
+    exactly = dataclasses.replace(job.source(), spread=0.0)
+    simulated, _ = simulated_examples(exactly, job.stack, job.preset, seed=job.seed, number=1)[0]
     _, slices, y, x = simulated.shape
     return FitSection(
         parameters=_rows(start, fitted, names),

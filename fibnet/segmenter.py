@@ -1,6 +1,7 @@
 """A trained network with all that its use needs, and how it is kept on disk."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Segmenter:
         )
 
 
+@functools.cache
 def graph_of(config: ModelConfig) -> tuple[Any, Any]:
     """Static graph and abstract parameters of an architecture; nothing is computed."""
     return nnx.split(nnx.eval_shape(lambda: make_model(config, seed=0)))

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from fibnet.calibration import best_temperature
 from fibnet.channels import ChannelInput, channel_conditions, grey_statistics, normalised
 from fibnet.checkpoint import latest_step, load_checkpoint, prune, save_checkpoint
-from fibnet.data import SimulatedData, deep_enough, draw_training_stack
+from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack
 from fibnet.devices import (
     each_own,
     held_by_all,
@@ -34,7 +34,7 @@ from fibnet.devices import (
     unstacked,
 )
 from fibnet.losses import segmentation_loss, soft_dice
-from fibnet.model import ModelConfig, UNet, make_model, neighbours, stack_windows
+from fibnet.model import ModelConfig, UNet, neighbours, stack_windows
 from fibnet.segmenter import Segmenter, graph_of
 from fibnet.training_log import LOG, Record
 
@@ -56,6 +56,8 @@ class TrainSettings:
         channel_dropping: share of the steps that leave out some channels, so that the network
             also serves fewer.
         slices_alone: share of the steps that show every slice without its neighbours.
+        other_kinds: share of the steps whose specimens are of another kind than the fitted one
+            (`fibnet.data.other_kinds`).
         stacks: simulated stacks of a step; its gradient is their mean. As many devices as divide
             this number, if there are, take one part each.
         precision: of the network's arithmetic in training; weights, their updates and the
@@ -72,6 +74,7 @@ class TrainSettings:
     ema: float = 0.98
     channel_dropping: float = 0.1
     slices_alone: float = 0.03
+    other_kinds: float = 0.0
     checkpoint_every: int = 50
     validate_every: int = 50
 
@@ -185,6 +188,12 @@ def _optimiser(learning_rate, vector_rate) -> optax.GradientTransformation:
     )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _random_weights(config: ModelConfig, key: Array):
+    """Of a new network; one program, where every layer would compile its own."""
+    return nnx.split(UNet(config, rngs=nnx.Rngs(key)))[1]
+
+
 @dataclasses.dataclass(frozen=True)
 class Learner:
     """The jitted functions that change weights; the loop is `run_training`.
@@ -255,7 +264,7 @@ class Learner:
     def fresh(self, seed: int, params=None):
         """The state before the first step, from given or from random weights."""
         if params is None:
-            params = nnx.split(make_model(self.config, seed=seed))[1]
+            params = _random_weights(self.config, jax.random.key(seed))
         return dict(
             params=params,
             optimiser=_optimiser(0.0, 0.0).init(params),
@@ -384,6 +393,7 @@ def train(
     seed: int,
     settings: TrainSettings,
     data: SimulatedData,
+    others: Sequence[Source] = (),
     draw: Draw = draw_training_stack,
     start: Segmenter | None = None,
     progress: Callable[[int, int, float], None] | None = None,
@@ -397,6 +407,8 @@ def train(
         config: architecture.
         folder: for checkpoints and log, see `run_training`.
         seed: decides weights and data; the same seed gives the same network.
+        others: what else to simulate, in ``settings.other_kinds`` of the steps. Grey-value
+            constants and validation are of ``source``.
         draw: draws a stack; `fibnet.data.draw_training_stack` if not given.
         start: network of the same architecture to go on from, with its grey-value constants if
             it was trained for these channels.
@@ -408,8 +420,15 @@ def train(
 
     stacks = settings.stacks
 
-    def drawn(keys: Array) -> tuple[Array, Array]:
+    def drawn(keys: Array, source=source) -> tuple[Array, Array]:
         return draw_batch(source, keys, draw=draw, data=data)
+
+    def source_of(first: int):
+        """What the stacks of a step from this number on are drawn from."""
+        rng = np.random.default_rng([seed, first])
+        if others and rng.random() < settings.other_kinds:
+            return others[rng.integers(len(others))]
+        return source
 
     def some(keys: Array) -> list[tuple[Array, Array]]:
         """As many stacks as keys, by the program that training runs."""
@@ -428,7 +447,7 @@ def train(
     alike = stacked([channels] * stacks)
     numbered = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     params, temperature = run_training(
-        lambda numbers: (*drawn(numbered(key_data, numbers)), alike),
+        lambda numbers: (*drawn(numbered(key_data, numbers), source_of(numbers[0])), alike),
         [(*one, channels) for one in some(numbered(key_validation, jnp.arange(6)))],
         config,
         folder=folder,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fibnet.channels import ChannelInput, channel_conditions, grey_statistics
-from fibnet.data import source_from_file
+from fibnet.data import other_kinds, source_from_file
 from fibnet.presets import NETWORKS, PRESETS, PRETRAINING, PRETRAINING_DATA
 from fibnet.pretrain import pretrain
 from fibnet.segment import expected_cost, predict_blocks
@@ -74,7 +74,14 @@ def train_to_folder(
         "seed": seed,
     }
     learn = functools.partial(
-        train, source, config, seed=seed, settings=settings, data=chosen.data, start=begin
+        train,
+        source,
+        config,
+        seed=seed,
+        settings=settings,
+        data=chosen.data,
+        others=other_kinds(source),
+        start=begin,
     )
     work = _train_in(out, identity, "train", learn, tensorboard, progress, announce)
     announce(f"network in {work / 'model'}")

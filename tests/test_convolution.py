@@ -7,6 +7,8 @@ import pytest
 
 from fibnet.convolution import convolve, kernel_gradient
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 CASES = [(1, (2, 5, 7), 3, 4), (3, (2, 6, 5), 4, 3), (3, (3, 1, 2), 2, 2), (5, (1, 9, 6), 2, 5)]
 
 

@@ -1,5 +1,4 @@
 import math
-import time
 
 import numpy as np
 import pytest
@@ -215,13 +214,6 @@ def test_grid_is_coarsened_on_demand():
     assert coarse.porosity == full.porosity
     assert coarse.ligament_diameter_nm == pytest.approx(full.ligament_diameter_nm, rel=0.1)
     assert coarse.specific_surface_per_nm == pytest.approx(full.specific_surface_per_nm, rel=0.1)
-
-
-def test_fast_enough():
-    solid = random_waves((48, 128, 128), SLICED, 80.0, 5, count=60) > 0.3
-    start = time.process_time()
-    morphology.measure(solid, SLICED)
-    assert time.process_time() - start < 20
 
 
 def test_rows_are_numbers_with_units():

@@ -9,6 +9,8 @@ from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, sta
 from fibsim.fit.refine import RefineSettings, flatten_free, refine, shrunk_covariance
 from fibsim.fit.unknowns import Unknown
 
+pytestmark = pytest.mark.usefixtures("compiled_fast")
+
 CROPS, NOISE = 4, 0.3
 UNKNOWNS = {
     "detector.gain": Unknown(transform="log", prior_sd=1.0),

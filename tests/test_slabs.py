@@ -55,9 +55,7 @@ def both(volume, lens, *, periodic, slab_slices):
     return whole, joined(slabs)
 
 
-@pytest.mark.parametrize(
-    ("periodic", "slab_slices"), [(True, 3), (False, 2), (True, 1), (True, 5), (True, 100)]
-)
+@pytest.mark.parametrize(("periodic", "slab_slices"), [(True, 1), (False, 3), (True, 100)])
 def test_slabs_are_equal_to_the_whole(periodic, slab_slices):
     """Drawn milling faults, voxels that fit no slice, a specimen that ends below the last face."""
     volume = labels().astype(np.float32)
@@ -75,11 +73,10 @@ def test_slabs_of_two_materials_are_equal_to_the_whole():
 
 @pytest.mark.parametrize(
     ("periodic", "slab_slices", "others"),
-    [(True, 3, ()), (False, 2, ()), (True, 100, ()), (True, 2, ("resin",))],
+    [(True, 1, ()), (False, 3, ()), (True, 100, ()), (True, 2, ("resin",))],
 )
 def test_recordings_in_slabs_are_equal_to_the_whole(periodic, slab_slices, others):
-    """Images with noise, truth and faults; the deepest slab of three records a single slice, that
-    of two none.
+    """Images with noise, truth and faults; of seven slices the deepest slab of three records one.
 
     Of fractions of voxels, whose sums are not exact as those of labels are.
     """
@@ -126,8 +123,8 @@ def test_bytes_are_read_by_range_only():
 
     options = dict(voxel_nm=VOXEL_NM, periodic=True, **OPTIONS)
     lens = instrument()
-    read = joined(fibsim.expected_slabs(Reader(), lens, slab_slices=2, **options))
-    given = joined(fibsim.expected_slabs(volume / np.float32(255), lens, slab_slices=2, **options))
+    read = joined(fibsim.expected_slabs(Reader(), lens, slab_slices=1, **options))
+    given = joined(fibsim.expected_slabs(volume / np.float32(255), lens, slab_slices=1, **options))
     np.testing.assert_array_equal(read, given)
     assert max(most) < 12
 

@@ -14,7 +14,14 @@ from fibnet import devices
 from fibnet.calibration import best_temperature
 from fibnet.channels import CONDITIONS, ChannelInput, channel_conditions, normalised
 from fibnet.checkpoint import all_steps, latest_step
-from fibnet.data import SimulatedData, Source, draw_training_stack, randomise
+from fibnet.data import (
+    SimulatedData,
+    Source,
+    draw_training_stack,
+    of_kind,
+    other_kinds,
+    randomise,
+)
 from fibnet.losses import segmentation_loss, soft_dice
 from fibnet.model import ModelConfig, count_parameters, make_model, neighbours, stack_windows
 from fibnet.segment import _cut, expected_cost, predict, predict_blocks
@@ -66,6 +73,60 @@ def test_randomise_moves_every_unknown_and_keeps_fractions_inside(source):
     # What is not unknown stays.
     for name in ("beam_kev", "solid.atomic_number", "geometry.pixel_nm"):
         np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_at_no_spread_training_stacks_are_of_the_source_itself(source):
+    """Faults too: those of the fitted instrument, where training draws others."""
+    faults = dataclasses.replace(source.instrument.faults, thickness_sd=jnp.asarray(0.07))
+    instrument = dataclasses.replace(source.instrument, faults=faults)
+    moved, specimen = randomise(instrument, source.specimen, key=jax.random.key(0), spread=0.0)
+    before, after = leaves_by_name(instrument), leaves_by_name(moved)
+    for name, value in before.items():
+        np.testing.assert_allclose(after[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert float(specimen["ligament_nm"]) == pytest.approx(20.0, rel=1e-5)
+
+
+def test_other_kinds_are_as_solid_and_as_fine(source):
+    found = other_kinds(source)
+    assert [other.kind for other in found] == ["spheres", "fibres"]
+    for other in found:
+        assert float(other.specimen["solid_fraction"]) == pytest.approx(0.4)
+        assert other.instrument is source.instrument and other.slice_nm == source.slice_nm
+        assert of_kind(other, "waves").specimen["ligament_nm"] == pytest.approx(20.0)
+    # Of two levels the finer one's size, and what is left of both.
+    levels = dict(upper_fraction=0.5, upper_ligament_nm=80.0, lower_fraction=0.6,
+                  lower_ligament_nm=20.0)  # fmt: skip
+    both = dataclasses.replace(source, kind="hierarchical", specimen=levels)
+    waves = of_kind(both, "waves").specimen
+    assert float(waves["solid_fraction"]) == pytest.approx(0.3)
+    assert float(waves["ligament_nm"]) == pytest.approx(2.5 * min(80 / 10, 20 / 2))
+
+
+def test_a_share_of_the_steps_is_of_other_kinds(source, tmp_path, monkeypatch):
+    """And validation and grey values are not."""
+    drawn = []
+
+    def draw(source, keys, **_):
+        drawn.append(source.kind)
+        images = 100 + 20 * jax.random.normal(keys[0], (len(keys), 2, 4, 32, 32))
+        return images, (images[:, 0] > 100).astype(float)
+
+    monkeypatch.setattr("fibnet.train.draw_batch", draw)
+    settings = TrainSettings(steps=12, other_kinds=0.5)
+    for _ in range(2):
+        train(
+            source,
+            CONFIG,
+            folder=tmp_path / str(len(drawn)),
+            seed=3,
+            settings=settings,
+            data=DATA,
+            others=other_kinds(source),
+        )
+    first, second = drawn[: len(drawn) // 2], drawn[len(drawn) // 2 :]
+    assert first == second and first[:10] == ["waves"] * 10
+    assert {"waves", "spheres", "fibres"} == set(first[10:]) and len(first) == 22
+    assert 3 <= first[10:].count("waves") <= 9
 
 
 def test_training_stacks_are_whole_grey_values_of_mixed_phases(source):
