@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from fibsim.errors import InputError
+from fibsim.errors import InputError, counted
 from fibsim.stack import Stack
 
 __all__ = ["FEW_SLICES", "check_channels", "image_warnings", "likely_swapped", "likely_tilt"]
@@ -62,10 +62,10 @@ def image_warnings(stack: Stack) -> list[str]:
                 )
     if stack.num_slices < FEW_SLICES:
         said.append(
-            f"the stack has {stack.num_slices} slices; what a tilt does from slice to slice, and "
-            f"how uneven slices are, cannot be seen in fewer than {FEW_SLICES}: a tilt that is not "
-            "stated was taken for 0, and the solid fraction is mostly that of the brightest peak "
-            "of the histogram."
+            f"the stack has {counted(stack.num_slices, 'slice')}; what a tilt does from slice to "
+            f"slice, and how uneven slices are, cannot be seen in fewer than {FEW_SLICES}: a tilt "
+            "that is not stated was taken for 0, and the solid fraction is mostly that of the "
+            "brightest peak of the histogram."
         )
     return said
 

@@ -15,7 +15,6 @@ from fibsim.errors import InputError
 __all__ = [
     "atomic_path",
     "atomic_write_text",
-    "counted",
     "csv_text",
     "natural_key",
     "require_exists",
@@ -30,11 +29,6 @@ def natural_key(text: str) -> list[tuple[int, int, str]]:
     """Sort key under which ``slice_2`` comes before ``slice_10``."""
     parts = re.split(r"(\d+)", text.lower())
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 slice``, ``2 slices``."""
-    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fibsim.errors import InputError
-from fibsim.io._files import counted
+from fibsim.errors import InputError, counted
 from fibsim.io.layout import ChannelFiles
 
 __all__ = ["burnt_in_rows", "check_channel", "check_distinct", "check_same_shape"]

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fibsim.errors import InputError
-from fibsim.io._files import counted, natural_key, require_exists, suggestion
+from fibsim.errors import InputError, counted
+from fibsim.io._files import natural_key, require_exists, suggestion
 from fibsim.io.images import IMAGE_SUFFIXES, ImageInfo, is_image_file, probe_image
 from fibsim.io.names import detector_of_name, is_label_name, kev_of_name, name_template
 

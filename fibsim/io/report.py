@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from fibsim.io._files import counted
+from fibsim.errors import counted
 from fibsim.io.table_file import is_table_name, material_digest
 from fibsim.stack import Stack
 

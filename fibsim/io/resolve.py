@@ -9,8 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fibsim.errors import InputError
-from fibsim.io._files import counted
+from fibsim.errors import InputError, counted
 from fibsim.io.facts import Fact, FileFacts
 from fibsim.io.layout import ChannelFiles, Layout
 from fibsim.io.names import detector_of_name, kev_of_name

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from fibsim.errors import InputError
+from fibsim.errors import InputError, counted
 from fibsim.realign.brightness import relative_brightness
 from fibsim.realign.channels import channel_displacements
 from fibsim.realign.coarse import coarse_displacements, displacement_sizes
@@ -86,8 +86,8 @@ def check_images(
     _, slices, y, x = images.shape
     if slices < _FEWEST_SLICES:
         raise InputError(
-            f"the stack has {slices} slices; at least {_FEWEST_SLICES} are needed to tell how "
-            "alike slices should be."
+            f"the stack has {counted(slices, 'slice')}; at least {_FEWEST_SLICES} are needed to "
+            "tell how alike slices should be."
         )
     if min(y, x) < _SMALLEST_SIDE:
         raise InputError(
