@@ -40,7 +40,7 @@ class Reconstruct:
     out: Out
     """Work folder: new, empty, or of the same reconstruction."""
     preset: PresetName = "standard"
-    """quick: minutes; standard: up to 25 minutes on 2 cores; best: for a GPU or a night."""
+    """quick: minutes; standard: up to 25 minutes on 2 cores; best: for a GPU or most of a day."""
     rounds: int | None = None
     """Most rounds of refitting and retraining on the segmented volume (0: none; default: 0 for
     quick, else 1)."""
@@ -63,10 +63,11 @@ class Reconstruct:
     options: Options = dataclasses.field(default_factory=StackOptions)
 
     def run(self) -> None:
+        from fibnet.labels import read_label
         from fibsim import io
 
         stack = io.read_stack(self.stack, overrides=self.options.overrides())
-        truth = io.read_volume(self.truth) > 0 if self.truth is not None else None
+        truth = read_label(self.truth) if self.truth is not None else None
         announce(io.inspect_stack(stack))
         use_compilation_cache()
         from fibnet.pipeline import reconstruct

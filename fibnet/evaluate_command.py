@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fibnet.labels import read_label, solid_of
 from fibnet.metrics import scores
 from fibsim import io
 from fibsim.errors import InputError
@@ -12,25 +13,21 @@ from fibsim.errors import InputError
 __all__ = ["evaluate_table"]
 
 
-def _solid(volume: np.ndarray) -> np.ndarray:
-    """Probabilities are cut at one half; labels are solid where they are not zero."""
-    return volume > 0.5 if np.issubdtype(volume.dtype, np.floating) else volume > 0
-
-
 def evaluate_table(label: Path, truth: Path, stack: Path | None, overrides: Mapping) -> str:
     """Text table of every score, one column per method.
 
     Raises:
-        InputError: unreadable files, or volumes of different shapes.
+        InputError: unreadable files, files of more than two phases, or volumes of different
+            shapes.
     """
-    volume, true = io.read_volume(label), io.read_volume(truth) > 0
+    volume, true = io.read_volume(label), read_label(truth)
     if volume.shape != true.shape:
         raise InputError(
             f"{label} has shape {volume.shape} but the truth {true.shape}; give volumes of the "
             "same stack."
         )
     is_probability = np.issubdtype(volume.dtype, np.floating)
-    methods = {"result": _solid(volume)}
+    methods = {"result": solid_of(volume, str(label))}
     voxel = (1.0, 1.0, 1.0)
     if stack is not None:
         from fibnet.baselines import all_baselines

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from fibnet.correlation import correlation_rows, correlations, curves_table, longer_along_z
+from fibnet.labels import read_label
 from fibnet.mesh import surface_mesh, write_mesh
 from fibnet.morphology import as_rows, measure
 from fibnet.report.numbers import format_value
@@ -13,33 +12,9 @@ from fibnet.transport import transport, transport_rows
 from fibsim import io
 from fibsim.errors import InputError
 
-__all__ = ["measure_to_folder", "solid_of"]
+__all__ = ["measure_to_folder"]
 
 Row = tuple[str, float, str]
-
-
-def solid_of(volume: np.ndarray, name: str) -> np.ndarray:
-    """Where a label is not zero, or a probability above one half.
-
-    Raises:
-        InputError: integers of more than one value besides 0, or floating values that are no
-            probabilities.
-    """
-    low, high = volume.min(), volume.max()
-    if np.issubdtype(volume.dtype, np.floating):
-        if not (low >= 0 and high <= 1):
-            raise InputError(
-                f"{name} holds values from {low:g} to {high:g}, expected probabilities from 0 to "
-                "1; segment it first (fibnet segment), or save labels as integers."
-            )
-        return volume > 0.5
-    solid = volume > 0
-    if low < 0 or not np.all(volume[solid] == high):
-        raise InputError(
-            f"{name} holds more than two values, from {low} to {high}, expected 0 for pore and one "
-            "other value for solid; measure the phases one by one."
-        )
-    return solid
 
 
 def measure_to_folder(
@@ -57,7 +32,7 @@ def measure_to_folder(
             not state its voxel size; a mesh of a volume without an interface.
     """
     io.require_new_folder(out)
-    solid = solid_of(io.read_volume(path), str(path))
+    solid = read_label(path)
     voxel = voxel_nm or io.read_voxel_nm(path)
     if voxel is None:
         raise InputError(f"{path} states no voxel size; give --voxel-nm Z Y X in nm.")

@@ -129,6 +129,6 @@ PRESETS: dict[str, Preset] = {
         kinds=AUTOMATIC_KINDS,
         refinement=VolumeRefinement(rounds=3),
         cases=30,
-        description="no time limit; for a GPU or a night",
+        description="no time limit; for a GPU or most of a day",
     ),
 }

@@ -84,3 +84,21 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("keep me")
     assert main(["measure", "x.tif", "-o", str(tmp_path)]) == 2
     assert "not empty" in capsys.readouterr().err
+
+
+def test_evaluate_reads_volumes_as_measure_does(field, tmp_path, capsys):
+    """A truth of fractions is cut at one half, one of three phases refused."""
+    fraction = np.clip(0.5 + 0.2 * field / field.std(), 0, 1).astype(np.float32)
+    files = {"label": (field > 0).astype(np.uint8), "fraction": fraction,
+             "three": np.digitize(field, [-0.1, 0.1]).astype(np.uint8)}  # fmt: skip
+    for name, volume in files.items():
+        io.write_volume(tmp_path / f"{name}.tif", volume, voxel_nm=VOXEL)
+    label, fraction, three = (str(tmp_path / f"{name}.tif") for name in files)
+    assert main(["evaluate", label, "--truth", fraction]) == 0
+    rows = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:])
+    assert float(rows["dice"]) == 1.0
+    for arguments in ([three, "--truth", label], [label, "--truth", three]):
+        assert main(["evaluate", *arguments]) == 2
+        text = capsys.readouterr().err
+        assert "three.tif holds more than two values, from 0 to 2" in text
+        assert text.startswith("error: ") and text.count("\n") == 1
