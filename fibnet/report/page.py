@@ -21,8 +21,8 @@ h2 { font-size: 20px; margin: 44px 0 12px; padding-bottom: 5px; border-bottom: 2
   break-after: avoid; }
 p { margin: 8px 0; max-width: 76ch; }
 .created { color: var(--muted); margin: 0 0 18px; }
-nav { font-size: 13.5px; margin: 18px 0 0; }
-nav a { color: var(--accent); text-decoration: none; margin-right: 18px; white-space: nowrap; }
+nav { font-size: 13.5px; margin: 18px 0 0; display: flex; flex-wrap: wrap; gap: 4px 18px; }
+nav a { color: var(--accent); text-decoration: none; white-space: nowrap; }
 nav a:hover { text-decoration: underline; }
 .summary { display: grid; grid-template-columns: repeat(auto-fit, minmax(205px, 1fr));
   background: var(--soft); border: 1px solid var(--line); border-radius: 6px; overflow: hidden;
