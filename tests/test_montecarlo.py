@@ -212,10 +212,14 @@ for several in (devices, devices[:1]):
 
 def test_several_devices_give_the_result_of_one():
     """Batches are dealt out to devices; every pixel has its own seed, wherever it runs."""
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    own = dict(
+        XLA_FLAGS="--xla_backend_optimization_level=0",
+        JAX_PLATFORMS="cpu",
+        JAX_NUM_CPU_DEVICES="4",
+    )
     done = subprocess.run(
         [sys.executable, "-c", _ON_DEVICES],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, **own},
         capture_output=True,
         text=True,
         check=True,
