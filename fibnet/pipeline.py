@@ -37,7 +37,7 @@ from fibnet.segment import predict
 from fibnet.segmenter import Segmenter, load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
 from fibnet.start import load_start, start_identity
-from fibnet.train import train
+from fibnet.train import TrainSettings, train
 from fibnet.training_log import recorded
 from fibnet.transport import transport, transport_rows
 from fibsim import io as stack_io
@@ -86,7 +86,9 @@ class _Job:
         progress: Callable[[str], Callable[[int, int, str], None]],
     ):
         self.stack, self.preset, self.preset_name = stack, preset, preset_name
-        self.rounds, self.seed, self.truth = rounds, seed, truth
+        # Of a single slice nothing is known of what lies below.
+        self.rounds = rounds if stack.num_slices > 1 else 0
+        self.seed, self.truth = seed, truth
         self.start = start
         self.work, self.progress = work, progress
         self.out = work.path
@@ -129,11 +131,17 @@ class _Job:
     def network(self) -> ModelConfig:
         return network_for(self.preset, self.stack)
 
+    @property
+    def training(self) -> TrainSettings:
+        """Length and pace of the first training, which is shorter where rounds follow it."""
+        if self.start is not None:
+            return self.preset.from_start
+        settings = self.preset.train
+        if self.rounds:
+            settings = dataclasses.replace(settings, steps=self.preset.first_steps)
+        return settings
+
     def train(self) -> None:
-        preset = self.preset
-        settings = preset.train if self.start is None else preset.from_start
-        if self.rounds and self.start is None:
-            settings = dataclasses.replace(settings, steps=preset.first_steps)
         # Rounds of an earlier network, if this stage runs once more.
         shutil.rmtree(self.adapted, ignore_errors=True)
         show = self.progress("train")
@@ -145,8 +153,8 @@ class _Job:
                 self.network,
                 folder=folder,
                 seed=self.seed,
-                settings=settings,
-                data=preset.data,
+                settings=self.training,
+                data=self.preset.data,
                 others=other_kinds(source),
                 start=self.start,
                 progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
@@ -162,7 +170,7 @@ class _Job:
         return self.out / "adapt"
 
     def adapt(self) -> None:
-        if not self.rounds or self.stack.num_slices == 1:
+        if not self.rounds:
             return
         # The results of fit and train are replaced in the end, so what a broken run goes on from
         # is kept.

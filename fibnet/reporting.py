@@ -74,10 +74,6 @@ def _fit_section(job: "_Job", names: list[str]) -> tuple[FitSection, dict]:
     ), facts  # fmt: skip
 
 
-def _training_steps(job: "_Job") -> int:
-    return job.preset.first_steps if job.rounds else job.preset.train.steps
-
-
 def _rounds(job: "_Job") -> list[dict]:
     path = job.out / "adapt.json"
     return json.loads(path.read_text()) if path.exists() else []
@@ -240,7 +236,7 @@ def write_reconstruction_report(job: "_Job") -> None:
             "seed": job.seed,
             "specimen kind": facts["kind"],
             "fit steps": job.preset.fit_steps,
-            "training steps": _training_steps(job),
+            "training steps": job.training.steps,
             "rounds of the alternation, at most": job.rounds,
             "network widths": ", ".join(map(str, job.network.widths)),
             "slices seen at once": job.network.window,

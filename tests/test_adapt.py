@@ -18,6 +18,7 @@ from fibnet.pipeline import _Job, reconstruct
 from fibnet.presets import PRESETS
 from fibnet.reporting import _adaptation_section
 from fibnet.segmenter import load_segmenter, save_segmenter
+from fibnet.stages import WorkFolder
 from fibnet.train import TrainSettings, train
 from fibsim.fit import RegressionSettings
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
@@ -283,3 +284,17 @@ def test_a_volume_of_one_phase_ends_the_rounds(problem, segmenter, tmp_path, mon
     monkeypatch.setattr(rounds_of, "_segment", lambda *_: empty)
     last, same, records = rounds(problem, segmenter, tmp_path)
     assert records == [] and last is segmenter and same is content
+
+
+def test_the_first_training_is_shorter_only_where_a_round_follows(problem, segmenter, tmp_path):
+    """Of a single slice, of which nothing below is known, none does."""
+    stack, preset = problem[0], PRESETS["standard"]
+    one = dataclasses.replace(stack, images=stack.images[:, :1])
+
+    def steps(stack, rounds, start=None):
+        folder = WorkFolder(tmp_path, {})
+        return _Job(stack, preset, "", rounds, 0, start, None, folder, quiet).training.steps
+
+    assert steps(stack, 1) == preset.first_steps < preset.train.steps
+    assert steps(stack, 0) == steps(one, 0) == steps(one, 1) == preset.train.steps
+    assert steps(stack, 1, segmenter) == preset.from_start.steps
