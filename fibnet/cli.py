@@ -100,7 +100,7 @@ def _show_result(result) -> None:
     announce(f"report       {result.report}")
 
 
-def changes_of(options: "Train | Pretrain") -> dict[str, Any]:
+def _changes_of(options: "Train | Pretrain") -> dict[str, Any]:
     """What a command states of a training's length and pace, by its names in `TrainSettings`."""
     stated = {"stacks": options.stacks, "precision": options.precision}
     return stated if options.steps is None else stated | {"steps": options.steps}
@@ -142,7 +142,7 @@ class Train:
             preset=self.preset,
             window=self.window,
             start=self.start,
-            changes=changes_of(self),
+            changes=_changes_of(self),
             tensorboard=self.tensorboard,
             seed=self.seed,
             progress=progress_bar,
@@ -177,7 +177,7 @@ class Pretrain:
         pretrain_to_folder(
             self.out,
             network=self.network,
-            changes=changes_of(self),
+            changes=_changes_of(self),
             tensorboard=self.tensorboard,
             seed=self.seed,
             progress=progress_bar,
