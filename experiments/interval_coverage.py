@@ -4,7 +4,18 @@ Claim: between 80 and 97 % of the intervals for porosity, surface and ligament s
 value on simulated stacks that no training saw, and the expected calibration error is below 0.02.
 
 Command: ``python experiments/interval_coverage.py OUT [--cases 30]``, OUT being a reconstruction's
-folder.
+folder (15 minutes for 30 cases of 48 x 128 x 128 on 2 cores shared with two other jobs).
+
+Measured on the standard reconstruction of the independent Monte Carlo's nanoporous gold::
+
+    Porosity                           27 of  30   90.0 %
+    Specific surface area              27 of  30   90.0 %
+    Mean ligament diameter             27 of  30   90.0 %
+    Ligament diameter, s.d.            26 of  30   86.7 %
+    Mean pore diameter                 27 of  30   90.0 %
+    Pore diameter, s.d.                29 of  30   96.7 %
+    Euler number (and its density)     28 of  30   93.3 %
+    calibration error 0.0197, of single stacks up to 0.0282
 
 Every case is a stack simulated around the fit, segmented and measured; its intervals are made from
 twelve of the others, as the stage ``measure`` makes those of the recording (before the refinement,

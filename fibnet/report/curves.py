@@ -224,14 +224,8 @@ def training_figure(training: TrainingSection) -> Picture:
     left.set(xlabel="Step", ylabel="Loss", title="Training loss")
     dice = np.asarray(training.val_dice, float)
     right.plot(training.val_steps, dice, color=style.ACCENT, marker="o", ms=3, lw=1.4)
-    right.set(xlabel="Step", ylabel="Dice", title="Dice on unseen simulated stacks")
-    if dice.size:
-        best = int(np.nanargmax(dice)) if np.isfinite(dice).any() else 0
-        right.annotate(
-            f"best {dice[best]:.4f}", (training.val_steps[best], dice[best]), (0, -16),
-            textcoords="offset points", ha="center", fontsize=8, color=style.ACCENT,
-        )  # fmt: skip
-        right.margins(y=0.2)
+    best = f", best {np.nanmax(dice):.4f}" if np.isfinite(dice).any() else ""
+    right.set(xlabel="Step", ylabel="Dice", title=f"Dice on unseen simulated stacks{best}")
     return Picture(
         name="training",
         caption="Training: loss (pale: as recorded; dark: running median) and Dice coefficient on "
