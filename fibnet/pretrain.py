@@ -48,7 +48,8 @@ _BELOW = 10  # steps below the last slice (22 slices): five features of most spe
 
 def _between(rng: np.random.Generator, bounds: tuple[float, float], size=None):
     """Uniform in the logarithm."""
-    return np.exp(rng.uniform(*np.log(bounds), size))
+    low, high = np.log(bounds)
+    return np.exp(rng.uniform(low, high, size))
 
 
 def _specimen(rng: np.random.Generator, kind: str, pixel_nm: float) -> dict[str, float]:

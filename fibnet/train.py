@@ -427,7 +427,7 @@ def train(
         """What the stacks of a step from this number on are drawn from."""
         rng = np.random.default_rng([seed, first])
         if others and rng.random() < settings.other_kinds:
-            return others[rng.integers(len(others))]
+            return others[int(rng.integers(len(others)))]
         return source
 
     def some(keys: Array) -> list[tuple[Array, Array]]:
