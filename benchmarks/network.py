@@ -24,6 +24,7 @@ import numpy as np
 from flax import nnx
 
 from fibnet.channels import CONDITIONS, ChannelInput
+from fibnet.devices import stacked
 from fibnet.model import ModelConfig, count_parameters, make_model, stack_windows
 from fibnet.presets import NETWORKS
 from fibnet.segment import predict
@@ -63,8 +64,7 @@ def training_step(config: ModelConfig, repeats: int, precision: str = "float32")
     learner, pace = Learner(config, precision=precision), paces(TrainSettings())(1)
     state = learner.fresh(0)
     images = jax.random.normal(jax.random.key(2), (CHANNELS, SLICES, SIDE, SIDE))
-    labelled = (images, (images[0] > 0).astype(float), channel_input())
-    batch = jax.tree.map(lambda leaf: leaf[None], labelled)
+    batch = stacked([(images, (images[0] > 0).astype(float), channel_input())])
     return least(lambda: learner.step(state, batch, jax.random.key(3), pace), repeats)
 
 

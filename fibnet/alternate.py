@@ -27,6 +27,7 @@ from fibnet.resemble import resembling_kinds
 from fibnet.segment import predict
 from fibnet.segmenter import Segmenter, load_segmenter, save_segmenter
 from fibnet.train import TrainSettings, train
+from fibnet.training_log import recorded
 from fibsim.errors import InputError
 from fibsim.fit import (
     ChannelResidual,
@@ -231,17 +232,20 @@ def _train(source, probability, here, segmenter, settings, seed, progress) -> No
     show = progress("retrain")
     volume = volume_to_draw(probability, slice_nm=source.slice_nm, pixel_nm=source.pixel_nm)
     adapted = AdaptedSource(source=source, volume=volume, share=jnp.asarray(settings.share))
-    trained = train(
-        adapted,
-        segmenter.config,
-        folder=here / "training",
-        seed=seed,
-        settings=settings.train,
-        data=settings.data,
-        draw=draw_adapted_stack,
-        start=segmenter,
-        progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
-    )
+    folder = here / "training"
+    with recorded(folder) as record:
+        trained = train(
+            adapted,
+            segmenter.config,
+            folder=folder,
+            seed=seed,
+            settings=settings.train,
+            data=settings.data,
+            draw=draw_adapted_stack,
+            start=segmenter,
+            progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
+            record=record,
+        )
     save_segmenter(here / "model", trained)
 
 

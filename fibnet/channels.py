@@ -20,6 +20,7 @@ __all__ = [
     "CONDITIONS",
     "ChannelInput",
     "channel_conditions",
+    "channel_input",
     "grey_statistics",
     "normalised",
 ]
@@ -90,3 +91,11 @@ def grey_statistics(
     mean = jnp.stack([images.mean((1, 2, 3)) for images in stacks]).mean(0)
     square = jnp.stack([(images**2).mean((1, 2, 3)) for images in stacks]).mean(0)
     return mean, jnp.sqrt(jnp.maximum(square - mean**2, 1.0))
+
+
+def channel_input(
+    stacks: Sequence[Float[Array, "channel slice y x"]], instrument: Instrument
+) -> ChannelInput:
+    """How to take an instrument's channels, with the grey values of some stacks. Traceable."""
+    mean, sd = grey_statistics(stacks)
+    return ChannelInput(mean=mean, sd=sd, conditions=channel_conditions(instrument))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fibnet.channels import ChannelInput, channel_conditions, grey_statistics
+from fibnet.channels import ChannelInput, channel_input
 from fibnet.data import SimulatedData, Source, draw_training_stack
 from fibnet.devices import unstacked
 from fibnet.model import ModelConfig
@@ -142,8 +142,7 @@ def _own_channels(images: jax.Array, instruments: Instrument) -> ChannelInput:
     """Every stack's channels from its own grey values, all that is known of it before a fit."""
 
     def of_one(images: jax.Array, instrument: Instrument) -> ChannelInput:
-        mean, sd = grey_statistics([images])
-        return ChannelInput(mean=mean, sd=sd, conditions=channel_conditions(instrument))
+        return channel_input([images], instrument)
 
     return jax.vmap(of_one)(images, instruments)
 

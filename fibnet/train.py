@@ -22,7 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fibnet.calibration import best_temperature
-from fibnet.channels import ChannelInput, channel_conditions, grey_statistics, normalised
+from fibnet.channels import ChannelInput, channel_input, normalised
 from fibnet.checkpoint import latest_step, load_checkpoint, prune, save_checkpoint
 from fibnet.data import SimulatedData, Source, deep_enough, draw_training_stack
 from fibnet.devices import (
@@ -441,9 +441,8 @@ def train(
     if start is not None and (start.beam_kev, start.detectors) == (beam_kev, instrument.detectors):
         channels = start.channels
     else:
-        mean, sd = grey_statistics([i for i, _ in some(jax.random.split(key_grey, 4))])
-        conditions = channel_conditions(instrument)
-        channels = ChannelInput(mean=mean, sd=sd, conditions=conditions)
+        drawn_now = [images for images, _ in some(jax.random.split(key_grey, 4))]
+        channels = channel_input(drawn_now, instrument)
     alike = stacked([channels] * stacks)
     numbered = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     params, temperature = run_training(

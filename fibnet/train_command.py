@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from fibnet.channels import ChannelInput, channel_conditions, grey_statistics
+from fibnet.channels import channel_input
 from fibnet.data import other_kinds, source_from_file
 from fibnet.presets import NETWORKS, PRESETS, PRETRAINING, PRETRAINING_DATA
 from fibnet.pretrain import pretrain
@@ -162,11 +162,9 @@ def segmenter_for(segmenter: Segmenter, stack: Stack) -> Segmenter:
     if segmenter.channels is None:
         every = max(stack.num_slices // _SLICES_FOR_GREY, 1)
         grey = on_grey_scale(stack.images[:, ::every], grey_scale(stack.images))
-        mean, sd = grey_statistics([jnp.asarray(grey)])
-        conditions = channel_conditions(first_instrument(stack))
         return dataclasses.replace(
             segmenter,
-            channels=ChannelInput(mean=mean, sd=sd, conditions=conditions),
+            channels=channel_input([jnp.asarray(grey)], first_instrument(stack)),
             beam_kev=tuple(c.beam_kev for c in stack.channels),
             detectors=tuple(c.detector for c in stack.channels),
         )

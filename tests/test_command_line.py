@@ -158,10 +158,12 @@ def kill_when(command, reached):
 
 @pytest.fixture(scope="module")
 def fitted(stack, tmp_path_factory):
-    """A reconstruction that was asked for its first stage alone."""
+    """A reconstruction that was asked for its first stage alone, and killed in it once."""
     out = tmp_path_factory.mktemp("fitted") / "out"
-    done = call("reconstruct", stack, "-o", out, "--preset", "quick", "--stages", "fit",
-                "--truth", stack / "truth.tif")  # fmt: skip
+    command = ["reconstruct", stack, "-o", out, "--preset", "quick", "--stages", "fit",
+               "--truth", stack / "truth.tif"]  # fmt: skip
+    kill_when(command, lambda text: "fit: starting" in text)
+    done = call(*command)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -173,7 +175,7 @@ def test_stages_one_by_one_and_out_of_order(stack, fitted, tmp_path, refused):
 
 
 def test_killed_run_goes_on_to_the_same_result(stack, whole, fitted, tmp_path):
-    """SIGKILL between two checkpoints of the training, and in measure."""
+    """SIGKILL in the fit, between two checkpoints of the training, after it, and in measure."""
     reference, _ = whole
     out = tmp_path / "out"
     shutil.copytree(fitted, out)
@@ -181,6 +183,7 @@ def test_killed_run_goes_on_to_the_same_result(stack, whole, fitted, tmp_path):
     log = out / "training" / "log.jsonl"
     kill_when(command, lambda _: log.exists() and log.read_text().count("\n") >= 5)
     assert not (out / "model").exists()
+    kill_when(command, lambda text: "train: done" in text)
     kill_when(command, lambda text: "measure: starting" in text)
     done = call(*command)
     assert done.returncode == 0, done.stderr

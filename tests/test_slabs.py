@@ -76,7 +76,8 @@ def test_slabs_of_two_materials_are_equal_to_the_whole():
     [(True, 1, ()), (False, 3, ()), (True, 100, ()), (True, 2, ("resin",))],
 )
 def test_recordings_in_slabs_are_equal_to_the_whole(periodic, slab_slices, others):
-    """Images with noise, truth and faults; of seven slices the deepest slab of three records one.
+    """Images with noise, truth and faults; the deepest slab of three records a single slice, that
+    of two none.
 
     Of fractions of voxels, whose sums are not exact as those of labels are.
     """

@@ -288,7 +288,7 @@ def test_a_training_of_another_pace_compiles_nothing(trained):
     """Trainings of one architecture share the program of a step."""
     images = jnp.zeros((2, *(DATA.slices, DATA.side_px, DATA.side_px)))
     channels = trained[0].channels
-    batch = jax.tree.map(lambda leaf: leaf[None], (images, images[0], channels))
+    batch = devices.stacked([(images, images[0], channels)])
     key = jax.random.key(0)
 
     def one_step(settings):

@@ -24,9 +24,9 @@ __all__ = [
     "main_series",
     "probe_image",
     "quiet_tifffile",
-    "stored_axes",
     "read_pixels",
     "readable",
+    "stored_axes",
 ]
 
 TIFF_SUFFIXES = {".tif", ".tiff"}
