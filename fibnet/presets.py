@@ -77,7 +77,7 @@ PRESETS: dict[str, Preset] = {
         from_start=TrainSettings(steps=100, learning_rate=7e-3, ema=0.95),
         data=SimulatedData(slices=8, side_px=64),
         fit_steps=40,
-        refine=RefineSettings(rounds=2, simulations=24),
+        refine=RefineSettings(rounds=2, steps=2, simulations=24),
         rounds=0,
         first_steps=300,
         retrain=TrainSettings(steps=150, learning_rate=7e-3, ema=0.97),

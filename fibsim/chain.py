@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fibsim.detector import grey_value, mix_signal, probe_blur
 from fibsim.instrument import Instrument
 from fibsim.interaction import Coefficients
 from fibsim.layers import Cuts, Texture, lean_layers
-from fibsim.milling import Milling, apply_shading
+from fibsim.milling import Milling
 from fibsim.openness import around, deepest_maps, face_view, lay_depth
+from fibsim.recording import focus_face, shade_face
 from fibsim.render import ground_scene, render_slice, shares_seen, surroundings
 from fibsim.resample import map_slices, shift_lateral, shift_whole
 
@@ -99,7 +99,8 @@ def image_slices(
     instrument: Instrument,
     *,
     periodic: bool,
-) -> tuple[Scene, Float[Array, "slice channel y x"]]:
+    recorded: bool = True,
+) -> tuple[Scene, Float[Array, "slice channel *signal y x"]]:
     """Lay slices over a scene, the last one first, and record their faces.
 
     Args:
@@ -111,9 +112,11 @@ def image_slices(
         coefficients: `fibsim.interaction.channel_coefficients` of the instrument.
         instrument: the microscope.
         periodic: whether opposite borders of an image fit together.
+        recorded: False leaves out all that `fibsim.recording` does.
 
     Returns:
-        The scene above them, and their expected grey values.
+        The scene above them, and their expected grey values; not recorded, the backscattered
+        and secondary electrons that leave the faces, as two signals.
     """
     geometry = instrument.geometry
 
@@ -145,27 +148,22 @@ def image_slices(
                 periodic=periodic,
             )
 
+            def emit(visible):
+                shifted = (shift_lateral(v, -part_px, axis=-2, periodic=periodic) for v in visible)
+                return [jnp.maximum(v, 0.0) for v in shifted]
+
+            if not recorded:
+                faces = jax.lax.cond(
+                    imaged, lambda v: jnp.stack(emit(v)), lambda v: jnp.zeros_like(jnp.stack(v)),
+                    visible,
+                )  # fmt: skip
+                return *above, seen, faces
+
             def focus(visible):
-                backscatter, secondary = (
-                    jnp.maximum(shift_lateral(v, -part_px, axis=-2, periodic=periodic), 0.0)
-                    for v in visible
-                )
-                signal = mix_signal(secondary, backscatter, response.se_fraction)
-                signal = probe_blur(
-                    signal,
-                    response.probe_nm,
-                    geometry.pixel_nm,
-                    astigmatism=response.astigmatism,
-                    astigmatism_diagonal=response.astigmatism_diagonal,
-                    periodic=periodic,
-                )
-                return shift_lateral(signal, -drift_px[0], axis=-2, periodic=periodic)
+                return focus_face(*emit(visible), response, drift_px, geometry, periodic=periodic)
 
             def record(signal):
-                signal = shift_lateral(signal, -drift_px[1], axis=-1, periodic=periodic)
-                shaded = apply_shading(signal[None], faults)
-                grey = grey_value(shaded, response.gain, response.offset, response.gamma)
-                return (grey + faults.line[:, :, None])[0]
+                return shade_face(signal, response, faults, drift_px, periodic=periodic)
 
             # Two branches and not one: XLA would compute the first shift anew in each of the
             # second's four terms.

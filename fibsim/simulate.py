@@ -26,6 +26,7 @@ __all__ = [
     "coefficients_of",
     "default_sublayers",
     "draw_run",
+    "emitted_stack",
     "expected_stack",
     "face_layers",
     "interpolate_faces",
@@ -126,6 +127,32 @@ def expected_stack(
         InputError: lateral voxel size differs from the pixel, the specimen is too shallow, or
             its phases are not those of the instrument.
     """
+    return _laid_slices(
+        specimen, instrument, milling, num_slices, sublayers, below_slices, recorded=True
+    )
+
+
+def emitted_stack(
+    specimen: Specimen,
+    instrument: Instrument,
+    milling: Milling,
+    *,
+    num_slices: int,
+    sublayers: int = 3,
+    below_slices: int = 8,
+) -> Float[Array, "slice channel 2 y x"]:
+    """Backscattered and secondary electrons per beam electron that leave every face.
+
+    The first part of `expected_stack`, which `fibsim.recording.record_emission` turns into its
+    grey values: detector, probe, drift, shading and lines play no part. Arguments and errors as
+    there.
+    """
+    return _laid_slices(
+        specimen, instrument, milling, num_slices, sublayers, below_slices, recorded=False
+    )
+
+
+def _laid_slices(specimen, instrument, milling, num_slices, sublayers, below_slices, *, recorded):
     check_request(specimen.solid.shape, specimen.voxel_nm, instrument, num_slices, sublayers)
     if milling is None:
         milling = nominal_milling(instrument, (num_slices, *specimen.solid.shape[-2:]))
@@ -139,9 +166,10 @@ def expected_stack(
     )
     texture = _texture(specimen, instrument, cuts, border)
     coefficients = coefficients_of(instrument)
-    return _expected_stack(
-        specimen, instrument, milling, cuts, border, texture, coefficients, num_slices=num_slices
-    )
+    return _image_slices(
+        specimen, instrument, milling, cuts, border, texture, coefficients,
+        num_slices=num_slices, recorded=recorded,
+    )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames=("voxel_z_nm", "sublayers", "below"))
@@ -177,13 +205,13 @@ def _texture(specimen, instrument, cuts, border):
     return texture_of(phases, shares, instrument.geometry, periodic=specimen.periodic)
 
 
-@functools.partial(jax.jit, static_argnames="num_slices")
-def _expected_stack(
-    specimen, instrument, milling, cuts, border, texture, coefficients, *, num_slices
+@functools.partial(jax.jit, static_argnames=("num_slices", "recorded"))
+def _image_slices(
+    specimen, instrument, milling, cuts, border, texture, coefficients, *, num_slices, recorded
 ):
     _, mean = _cut(specimen, instrument, cuts, border)
     slices = len(mean)
-    _, grey = image_slices(
+    _, images = image_slices(
         first_scene(mean, cuts.offset_px, coefficients, periodic=specimen.periodic),
         mean,
         cuts,
@@ -193,8 +221,10 @@ def _expected_stack(
         coefficients,
         instrument,
         periodic=specimen.periodic,
+        recorded=recorded,
     )
-    return jnp.moveaxis(grey[:num_slices], 1, 0)
+    images = images[:num_slices]
+    return jnp.moveaxis(images, 1, 0) if recorded else images
 
 
 @functools.partial(jax.jit, static_argnames="saturated")

@@ -27,7 +27,13 @@ from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
 from fibsim.fit.first_guess import guess_solid_fraction, guess_tilt_deg, noise_sd
 from fibsim.fit.start import tilt_is_held
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
-from fibsim.fit.unknowns import apply_unknowns, log_prior, start_point
+from fibsim.fit.unknowns import (
+    apply_unknowns,
+    from_free,
+    log_prior,
+    natural_error,
+    start_point,
+)
 from fibsim.instrument import MillingFaults, leaves_by_name
 from fibsim.presets import make_instrument
 from fibsim.simulate_command import record
@@ -131,6 +137,13 @@ def test_free_space_round_trip_and_prior():
     moved = {k: v + 0.1 for k, v in free.items()}
     assert float(log_prior(moved, free, unknowns)) < 0.0
     assert "geometry.tilt_deg" not in default_unknowns(tilt_known=True)
+    for name, unknown in unknowns.items():
+        if name == "faults.line_grey":
+            continue  # so small that a size has no slope
+        step = 1e-2
+        ends = [np.asarray(from_free(free[name] + sign * step, unknown)) for sign in (1, -1)]
+        error = np.asarray(natural_error(free[name], step, unknown))
+        np.testing.assert_allclose(error, (ends[0] - ends[1]) / 2, rtol=0.03, err_msg=name)
 
 
 @pytest.mark.usefixtures("compiled_fast_once")

@@ -244,14 +244,14 @@ def specimen():
 
 
 def test_three_instruments_compile_once(specimen):
-    before = simulate._expected_stack._cache_size()
+    before = simulate._image_slices._cache_size()
     images = []
     for tilt, kev in ((38.0, 1.0), (36.0, 2.0), (0.0, 5.5)):
         lens = make_instrument(beam_kev=(kev,), tilt_deg=tilt)
         images.append(
             fibsim.expected_stack(specimen, lens, num_slices=2, sublayers=2, below_slices=1)
         )
-    assert simulate._expected_stack._cache_size() == before + 1
+    assert simulate._image_slices._cache_size() == before + 1
     assert not np.array_equal(images[0], images[1])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
 from fibsim.fit.refine import RefineSettings, flatten_free, refine, shrunk_covariance
-from fibsim.fit.unknowns import Unknown
+from fibsim.fit.unknowns import Unknown, from_free, natural_error
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
 
@@ -94,6 +94,43 @@ def test_too_few_steps_are_not_called_converged():
     far = {**TRUTH, "detector.gain": jnp.asarray([2.0, -1.5])}
     assert not run(record(far, 0), rounds=1, steps=1).converged
     assert run(record(far, 0), rounds=6).converged
+
+
+def test_a_size_ends_at_zero_and_the_others_where_they_are_best_without_it():
+    """A recording with less than no amplifier's noise; the dose must not make up for it."""
+    unknowns = {
+        "noise.dose_electrons": Unknown(transform="log", prior_sd=2.0),
+        "noise.read_grey": Unknown(transform="size", prior_sd=2.0),
+    }
+    start = {"noise.dose_electrons": jnp.asarray(-1.0), "noise.read_grey": jnp.asarray(1.0)}
+    bright = jnp.asarray([1.0, 2.0, 4.0])
+
+    def variance(free, keys):
+        counting = bright * jnp.exp(-free["noise.dose_electrons"])
+        read = jnp.square(from_free(free["noise.read_grey"], unknowns["noise.read_grey"]))
+        noise = 0.01 * jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+        return counting + read + noise
+
+    found = refine(
+        variance,
+        np.asarray(bright) - 0.5,
+        crops=4,
+        tolerance=np.full(3, 1e-2),
+        start=start,
+        origin=start,
+        unknowns=unknowns,
+        key=jax.random.key(2),
+        settings=RefineSettings(rounds=6, steps=4, simulations=20),
+    )
+    assert found.converged
+    assert float(found.free["noise.read_grey"]) == 0.0
+    # Least squares of (bright - 0.5) by a multiple of bright.
+    best = float(bright @ (bright - 0.5) / (bright @ bright))
+    assert float(found.free["noise.dose_electrons"]) == pytest.approx(-np.log(best), abs=0.02)
+    error = natural_error(
+        found.free["noise.read_grey"], found.standard_errors[1], unknowns["noise.read_grey"]
+    )
+    assert 0 < float(error) < np.inf
 
 
 def test_flat_round_trip_and_names():

@@ -153,7 +153,7 @@ def test_bad_requests_are_refused_in_one_sentence(volume, changes, message):
 
 def test_one_program_for_all_values():
     """Neither instrument, milling nor specimen values make expected_stack compile again."""
-    from fibsim.simulate import _expected_stack
+    from fibsim.simulate import _image_slices
 
     volume = jnp.asarray(labels(), jnp.float32)
     compiled = []
@@ -167,5 +167,5 @@ def test_one_program_for_all_values():
         milling, _ = draw_run(lens, (SLICES, SIDE, SIDE), key=jax.random.key(1))
         specimen = make_specimen(volume * scale / 2, voxel_nm=VOXEL_NM, periodic=True)
         fibsim.expected_stack(specimen, lens, milling, **OPTIONS)
-        compiled.append(_expected_stack._cache_size())
+        compiled.append(_image_slices._cache_size())
     assert compiled == [compiled[0]] * 3

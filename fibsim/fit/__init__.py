@@ -10,7 +10,7 @@ from fibsim.fit.first_guess import on_grey_scale as on_grey_scale
 from fibsim.fit.optimise import FitResult as FitResult
 from fibsim.fit.optimise import FitSettings as FitSettings
 from fibsim.fit.optimise import fit_instrument as fit_instrument
-from fibsim.fit.optimise import patch_distance as patch_distance
+from fibsim.fit.problem import patch_distance as patch_distance
 from fibsim.fit.refine import Refinement as Refinement
 from fibsim.fit.refine import RefineSettings as RefineSettings
 from fibsim.fit.regress import ChannelResidual as ChannelResidual

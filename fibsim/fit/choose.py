@@ -14,6 +14,8 @@ AUTOMATIC_KINDS = ("waves", "hierarchical")
 """Tried when nothing states the specimen: one and two levels of nanoporous structure."""
 
 _TRIAL_STEPS = 40
+# Of the learning rate, which a trial has brought to its end once.
+_GOING_ON = 0.5
 
 
 def fit_best_kind(
@@ -26,8 +28,8 @@ def fit_best_kind(
 ) -> FitResult:
     """Fit with the kind that the stack names, else with the best of ``kinds``.
 
-    Every kind is fitted for 40 steps; the one with the smallest held-out distance is then fitted
-    in full. One kind (or a fit no longer than a trial) needs no trial.
+    Every kind is fitted for 40 steps; the fit with the smallest held-out distance then goes on to
+    its full length. One kind (or a fit no longer than a trial) needs no trial.
 
     Args:
         kinds: candidates; those of `AUTOMATIC_KINDS` if not given.
@@ -40,15 +42,22 @@ def fit_best_kind(
         kinds = (stack.specimen,)
     kinds = tuple(kinds or AUTOMATIC_KINDS)
 
-    def run(kind: str, how: FitSettings) -> FitResult:
+    def run(kind: str, how: FitSettings, going_on: FitResult | None = None) -> FitResult:
         def report(step: int, steps: int, text: str) -> None:
             if progress is not None:
                 progress(kind, step, steps, text)
 
-        return fit_instrument(stack, key=key, kind=kind, settings=how, progress=report)
+        return fit_instrument(
+            stack, key=key, kind=kind, settings=how, going_on=going_on, progress=report
+        )
 
     if len(kinds) == 1 or settings.steps <= _TRIAL_STEPS:
         return run(kinds[0], settings)
     trial = dataclasses.replace(settings, steps=_TRIAL_STEPS, refine=None, find_ground=False)
     best = min((run(kind, trial) for kind in kinds), key=lambda fit: fit.fitted_distance)
-    return run(best.kind, settings)
+    rest = dataclasses.replace(
+        settings,
+        steps=settings.steps - _TRIAL_STEPS,
+        learning_rate=_GOING_ON * settings.learning_rate,
+    )
+    return run(best.kind, rest, best)

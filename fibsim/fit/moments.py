@@ -24,16 +24,20 @@ from fibsim.fit.statistics import patch_filters, patch_responses
 
 __all__ = ["Gauges", "make_gauges", "moment_names", "moment_tolerances", "stack_moments"]
 
-_GREY_SHARES = (0.02, 0.06, 0.12, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.98)
+_GREY_SHARES = (
+    0.02, 0.06, 0.12, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94, 0.98, 0.995, 0.999,
+)  # fmt: skip
 _PAIR_LEVELS = (1, 4, 8)  # of these: dark, middle and bright
+_NOISE_LEVELS = (2, 4, 6, 8)  # of these: borders of the classes of brightness
 _FILTER_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LATERAL_PX = (1, 2, 3, 5, 8, 13)
 _LEANS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5)  # tangents of the lean from slice to slice
 _DEPTHS = (1, 3)  # slices
-_NOISE_BINS = 5
 _STRIDE = 5
-# What a good model may still miss of a share (absolute) and of an energy (of its logarithm).
-_SHARE_TOLERANCE, _ENERGY_TOLERANCE = 0.01, 0.05
+# What a good model may still miss of a share (absolute), of the tail above a grey level (of
+# itself), and of an energy and of noise (of their logarithm). Noise is free in size and law, and
+# a classifier sees 2 % of it.
+_SHARE_TOLERANCE, _TAIL_TOLERANCE, _ENERGY_TOLERANCE, _NOISE_TOLERANCE = 0.01, 0.3, 0.05, 0.02
 
 
 @jax.tree_util.register_dataclass
@@ -148,7 +152,7 @@ def _prepare(images: Array, gauges: Gauges):
 
 @jax.jit
 def _brightness_shares(smooth: Array, gauges: Gauges) -> list[Array]:
-    edges = gauges.level[:, :: max(gauges.level.shape[1] // _NOISE_BINS, 1)][:, 1:_NOISE_BINS]
+    edges = gauges.level[:, jnp.asarray(_NOISE_LEVELS)]
     expanded = gauges.width[:, None, None, None]
     below = [_below(smooth, edge[:, None, None, None], expanded) for edge in edges.T]
     return [below[0], *(b - a for a, b in itertools.pairwise(below)), 1 - below[-1]]
@@ -248,7 +252,17 @@ def moment_names(shape: tuple[int, ...], gauges: Gauges) -> list[str]:
 
 
 def moment_tolerances(shape: tuple[int, ...], gauges: Gauges) -> np.ndarray:
-    """What a good model may still miss: 0.01 of a share, 5 % of an energy."""
+    """What a good model may still miss: 0.01 of a share, 30 % of the tail above a grey level if
+    that is less, 5 % of an energy, 2 % of the variance of noise.
+    """
     described = _described(shape, gauges)
-    each = [_ENERGY_TOLERANCE if energy else _SHARE_TOLERANCE for _, energy, _ in described]
+
+    def tolerance(name: str, energy: bool) -> float:
+        if name.startswith("noise at"):
+            return _NOISE_TOLERANCE
+        return _ENERGY_TOLERANCE if energy else _SHARE_TOLERANCE
+
+    each = [tolerance(name, energy) for name, energy, _ in described]
+    above = [_TAIL_TOLERANCE * (1 - share) for share in _GREY_SHARES]
+    each[: len(above)] = np.minimum(each[: len(above)], above)
     return np.repeat(each, [size for _, _, size in described])

@@ -12,9 +12,7 @@ not determine near its textbook value.
 import dataclasses
 import functools
 import itertools
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +31,11 @@ from fibsim.fit.first_guess import (
 )
 from fibsim.fit.ground import ground_depth, slices_above_ground
 from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
+from fibsim.fit.problem import Problem
 from fibsim.fit.refine import Refinement, RefineSettings, refine
-from fibsim.fit.simulated import draw_sample, slices_below
+from fibsim.fit.simulated import slices_below
+from fibsim.fit.staged import MomentSimulator
 from fibsim.fit.start import check_fittable, first_instrument, match_contrast, tilt_is_held
-from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
 from fibsim.fit.unknowns import (
     Unknown,
     apply_unknowns,
@@ -46,13 +45,11 @@ from fibsim.fit.unknowns import (
     start_point,
 )
 from fibsim.instrument import Instrument, leaves_by_name, replace_by_name
-from fibsim.simulate import Sample
 from fibsim.specimens import KINDS, Ground
 from fibsim.stack import Stack
 
-__all__ = ["FitResult", "FitSettings", "fit_instrument", "patch_distance"]
+__all__ = ["FitResult", "FitSettings", "fit_instrument"]
 
-_HELD_OUT_PAIRS = 8
 # Prior of a solid fraction's logit around the guess.
 _FRACTION_SD, _FRACTION_SD_OF_FEW = 0.7, 0.3
 # Moments that lead away from the stack by more than this are not followed.
@@ -106,6 +103,7 @@ class FitResult:
             descent's end, and for the result (whose moments are those of the whole stack).
         real_distance: the same between two halves of the real crops, the floor of all these.
         loss: objective along the path.
+        descended: free variables at the descent's end.
         unknowns: what was free.
         refinement: end point, errors and misfit in the free space; None if left out.
         moment_names: of the numbers in ``refinement.deviations``.
@@ -127,6 +125,7 @@ class FitResult:
     fitted_distance: float
     real_distance: float
     loss: np.ndarray
+    descended: dict[str, jax.Array]
     unknowns: Mapping[str, Unknown]
     refinement: Refinement | None
     moment_names: list[str]
@@ -134,89 +133,6 @@ class FitResult:
     ground: Ground | None
     converged: bool | None
     warnings: tuple[str, ...] = ()
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def patch_distance(real: jax.Array, other: jax.Array, depth: int, key: jax.Array) -> jax.Array:
-    """Mean sliced Wasserstein distance of the patches of two crops ``(channel, slice, y, x)``.
-
-    Args:
-        depth: slices in a patch, static.
-        key: of the random filters.
-    """
-    filters = patch_filters(key=key, channels=real.shape[0], depth=depth)
-    responses = (patch_responses(crop, filters) for crop in (real, other))
-    return jnp.mean(sliced_wasserstein(*responses))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Problem:
-    """The static side of a simulation, so that jit sees only arrays.
-
-    Compared by value, and of nothing that compiles the same: a second fit of a kind to a stack, or
-    one of other length, compiles nothing.
-    """
-
-    kind: str
-    sublayers: int
-    below_slices: int
-    shape: tuple[int, int, int]
-    slice_nm: float
-    pixel_nm: float
-
-    @property
-    def depth(self) -> int:
-        """Slices in a patch."""
-        return min(3, self.shape[0])
-
-    def distance(self, real: jax.Array, simulated: jax.Array, key: jax.Array) -> jax.Array:
-        return patch_distance(real, simulated, self.depth, key)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def simulate(self, instrument, specimen, key, ground_nm=np.inf) -> Sample:
-        return draw_sample(
-            instrument,
-            specimen,
-            key=key,
-            kind=self.kind,
-            shape=self.shape,
-            slice_nm=self.slice_nm,
-            pixel_nm=self.pixel_nm,
-            sublayers=self.sublayers,
-            below_slices=self.below_slices,
-            ground_nm=ground_nm,
-        )
-
-    def moments(self, instrument, specimen, gauges, keys, whole: bool) -> np.ndarray:
-        """Of one simulated crop per key, of whole grey values or not; ``(key, moment)``."""
-
-        def one(key):
-            images = self.simulate(instrument, specimen, key).images
-            return np.asarray(stack_moments(jnp.round(images) if whole else images, gauges))
-
-        # XLA runs one crop on hardly more than one core: two threads are nearly twice as fast.
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            return np.stack(list(pool.map(one, keys)))
-
-    def held_out_distance(self, instrument, specimen, held, starts, key) -> float:
-        """Mean over pairs of held-out crops and simulations, with keys of their own."""
-        found = []
-        for one in jax.random.split(key, _HELD_OUT_PAIRS):
-            crop, filters, sample = jax.random.split(one, 3)
-            real = random_crop(held, starts, self.shape, crop)
-            simulated = self.simulate(instrument, specimen, sample).images
-            found.append(self.distance(real, simulated, filters))
-        return float(np.mean(found))
-
-    def real_distance(self, fitted, fitted_starts, held, held_starts, key) -> float:
-        """The same between crops of the fitted and of the held-out part."""
-        found = []
-        for one in jax.random.split(key, _HELD_OUT_PAIRS):
-            a, b, filters = jax.random.split(one, 3)
-            real = random_crop(held, held_starts, self.shape, a)
-            other = random_crop(fitted, fitted_starts, self.shape, b)
-            found.append(self.distance(real, other, filters))
-        return float(np.mean(found))
 
 
 @jax.tree_util.register_dataclass
@@ -239,9 +155,9 @@ class _Given:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Objective:
-    """The static side of a descent, compared by value as `_Problem`."""
+    """The static side of a descent, compared by value as `Problem`."""
 
-    problem: _Problem
+    problem: Problem
     unknowns: tuple[tuple[str, Unknown], ...]
     prior_weight: float
     distance: Distance | None
@@ -261,7 +177,9 @@ class _Objective:
         return jax.value_and_grad(self)(free, given, key)
 
 
-def _descend(objective: _Objective, given: _Given, key, settings: FitSettings, optimiser, progress):
+def _descend(
+    objective: _Objective, given: _Given, start, key, settings: FitSettings, optimiser, progress
+):
     """Follow a noisy objective downhill; the mean of the last quarter of the path, and losses."""
     if optimiser is None:
         optimiser = limited_adam(settings.learning_rate, settings.steps)
@@ -276,8 +194,7 @@ def _descend(objective: _Objective, given: _Given, key, settings: FitSettings, o
             progress(i + 1, settings.steps, f"loss {losses[-1]:.3f}")
         return free, state
 
-    origin = given.origin
-    mean = mean_of_last_quarter(origin, optimiser.init(origin), settings.steps, step)
+    mean = mean_of_last_quarter(start, optimiser.init(start), settings.steps, step)
     if not np.all(np.isfinite(losses)):
         raise InputError(
             "the fit did not stay finite; check the voltages, the pixel size and the material "
@@ -296,6 +213,7 @@ def fit_instrument(
     settings: FitSettings | None = None,
     distance: Distance | None = None,
     optimiser: optax.GradientTransformation | None = None,
+    going_on: "FitResult | None" = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> FitResult:
     """Fit instrument and specimen statistics to a stack by distribution matching.
@@ -314,6 +232,8 @@ def fit_instrument(
         distance: (real crop, simulated crop, key) -> a scalar, differentiable in the second;
             crops are ``(channel, slice, y, x)``. `patch_distance` if not given.
         optimiser: of the descent; Adam on a cosine, steps limited, if not given.
+        going_on: a fit of the same unknowns to the same stack, from whose descent's end this
+            one's descent starts.
         progress: called with (step, steps, text), first for the descent, then for the moments.
 
     Raises:
@@ -330,7 +250,7 @@ def fit_instrument(
     below = settings.below_slices
     if below is None:
         below = slices_below(guess, stack.slice_nm)
-    problem = _Problem(
+    problem = Problem(
         kind=kind,
         sublayers=settings.sublayers,
         below_slices=below,
@@ -362,7 +282,10 @@ def fit_instrument(
         distance=distance,
     )
     given = _Given(real=real, starts=starts, instrument=matched, specimen=specimen, origin=origin)
-    free, losses = _descend(objective, given, key_path, settings, optimiser, progress)
+    first_values = origin
+    if going_on is not None:
+        first_values, key_path = going_on.descended, jax.random.fold_in(key_path, 1)
+    free, losses = _descend(objective, given, first_values, key_path, settings, optimiser, progress)
     held_args = jnp.asarray(held.grey), jnp.asarray(held.starts)
 
     def held_out(instrument, specimen):
@@ -371,8 +294,8 @@ def fit_instrument(
     warnings = []
     if start is None and settings.refine is not None:
         warnings = _doubts(problem, stack, grey, default, specimen, key_start, held_out)
-    descended = held_out(*apply_unknowns(free, matched, specimen, unknowns))
-    refinement, names, fitted, before = None, [], descended, free
+    before, at_descent = free, held_out(*apply_unknowns(free, matched, specimen, unknowns))
+    refinement, names, fitted = None, [], at_descent
     if settings.refine is not None:
         refinement, names = _refine(
             problem, settings.refine, grey, matched, specimen, unknowns, free, origin, key_start,
@@ -380,12 +303,12 @@ def fit_instrument(
         )  # fmt: skip
         free = refinement.free
         fitted = held_out(*apply_unknowns(free, matched, specimen, unknowns))
-        if fitted > _AWAY * descended:
+        if fitted > _AWAY * at_descent:
             warnings.append(
                 f"matching the moments led away from the stack (distance {fitted:.3f}, "
-                f"{descended:.3f} before it); the values before it were kept, without errors."
+                f"{at_descent:.3f} before it); the values before it were kept, without errors."
             )
-            free, fitted, refinement, names = before, descended, None, []
+            free, fitted, refinement, names = before, at_descent, None, []
     instrument, parameters = apply_unknowns(free, matched, specimen, unknowns)
     converged = None
     if settings.refine is not None:
@@ -401,10 +324,11 @@ def fit_instrument(
         start_specimen={k: float(v) for k, v in specimen.items()},
         default_distance=held_out(default, specimen),
         start_distance=held_out(matched, specimen),
-        descent_distance=descended,
+        descent_distance=at_descent,
         fitted_distance=fitted,
         real_distance=problem.real_distance(real, starts, *held_args, key_held),
-        loss=losses,
+        loss=losses if going_on is None else np.concatenate([going_on.loss, losses]),
+        descended=before,
         unknowns=unknowns,
         refinement=refinement,
         moment_names=names,
@@ -475,13 +399,8 @@ def _refine(
     )
     wide = dataclasses.replace(problem, shape=shape)
     recorded = np.mean([np.asarray(stack_moments(jnp.asarray(c), gauges)) for c in crops], 0)
-
-    def simulate(free, keys):
-        instrument, parameters = apply_unknowns(free, matched, specimen, unknowns)
-        return wide.moments(instrument, parameters, gauges, keys, whole)
-
     refinement = refine(
-        simulate,
+        MomentSimulator(wide, matched, specimen, unknowns, gauges, whole=whole),
         recorded,
         crops=len(crops),
         tolerance=moment_tolerances((grey.shape[0], *shape), gauges),

@@ -7,8 +7,9 @@ prior N(theta_0, P), the end point solves::
 
     J' W (m - mu(theta)) = P^-1 (theta - theta_0)          J = d mu / d theta
 
-by steps with ``H = J' W J + P^-1``. Its covariance is that of the estimator under the model,
-inflated by the misfit where the model does not describe the data::
+by steps with ``H = J' W J + P^-1``; a size ends at zero where that asks for less. Its covariance
+is that of the estimator under the model, inflated by the misfit where the model does not describe
+the data::
 
     C = H^-1 (c J' W (S / n + S / r) W J + P^-1) H^-1      c = max(1, misfit)
 
@@ -34,6 +35,8 @@ __all__ = ["Flat", "Refinement", "RefineSettings", "flatten_free", "refine"]
 
 # Largest moves, in standard errors, after which a round ends, and after which no other is needed.
 _SMALL, _NEAR = 0.15, 0.5
+# So many first rounds are of fewer simulations, if as many others follow.
+_ROUGH_ROUNDS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,12 +47,14 @@ class RefineSettings:
         rounds: how often slopes are taken anew, at most. Some unknowns bend: an amplifier's noise
             that is a small part of the whole has a small slope, but not where the fit starts.
         steps: Gauss-Newton steps with the same slopes, at most.
-        simulations: crops that are simulated per step, for the mean and covariance of moments.
-        slope_simulations: crops that are simulated per side of each difference quotient.
+        simulations: crops that are simulated per step, for the mean and covariance of moments;
+            a third of them in the first two of four or more rounds, which are far from the end.
+        slope_simulations: crops that are simulated per side of each difference quotient; one in
+            those two rounds.
     """
 
-    rounds: int = 4
-    steps: int = 2
+    rounds: int = 5
+    steps: int = 3
     simulations: int = 40
     slope_simulations: int = 2
 
@@ -61,12 +66,14 @@ class Flat:
     Attributes:
         names: of its numbers, as ``detector.gain[0]``.
         prior_sd: of each.
+        lowest: value of each that it cannot fall below, 0 for sizes, else minus infinity.
     """
 
     keys: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     names: tuple[str, ...]
     prior_sd: Float[np.ndarray, " unknown"]
+    lowest: Float[np.ndarray, " unknown"]
 
     def join(self, free: Mapping[str, jax.Array]) -> np.ndarray:
         return np.concatenate([np.ravel(np.asarray(free[k], float)) for k in self.keys])
@@ -82,14 +89,21 @@ class Flat:
 
 def flatten_free(free: Mapping[str, jax.Array], unknowns: Mapping[str, Unknown]) -> Flat:
     """How to turn these free variables into a vector and back."""
-    names, sd, shapes = [], [], []
+    names, sd, lowest, shapes = [], [], [], []
     for key, value in free.items():
         shape = np.shape(value)
         shapes.append(shape)
         size = int(np.prod(shape))
         names += [f"{key}[{i}]" for i in range(size)] if shape else [key]
         sd += [unknowns[key].prior_sd] * size
-    return Flat(keys=tuple(free), shapes=tuple(shapes), names=tuple(names), prior_sd=np.asarray(sd))
+        lowest += [0.0 if unknowns[key].transform == "size" else -np.inf] * size
+    return Flat(
+        keys=tuple(free),
+        shapes=tuple(shapes),
+        names=tuple(names),
+        prior_sd=np.asarray(sd),
+        lowest=np.asarray(lowest),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,14 +178,35 @@ def _step_sizes(flat: Flat) -> np.ndarray:
 def _slopes(simulate, flat: Flat, at: np.ndarray, keys, report) -> np.ndarray:
     columns = []
     for i, half in enumerate(_step_sizes(flat)):
-        ends = []
+        ends, places = [], []
         for sign in (1, -1):
             moved = at.copy()
-            moved[i] += sign * half
+            moved[i] = max(at[i] + sign * half, flat.lowest[i])
+            places.append(moved[i])
             ends.append(np.asarray(simulate(flat.split(moved), keys), float).mean(0))
-        columns.append((ends[0] - ends[1]) / (2 * half))
+        columns.append((ends[0] - ends[1]) / (places[0] - places[1]))
         report()
     return np.stack(columns, axis=1)
+
+
+def _bounded_solution(
+    hessian: np.ndarray, force: np.ndarray, lowest: np.ndarray
+) -> Float[np.ndarray, " unknown"]:
+    """Solution of ``hessian move = force`` with ``move >= lowest``, by active sets.
+
+    What would pass its bound is put there and the others are solved for anew: cut off alone, it
+    would leave them where they make up for the rest of its way.
+    """
+    move, inside = np.zeros_like(force), np.ones(len(force), bool)
+    while inside.any():
+        rest = (force - hessian[:, ~inside] @ move[~inside])[inside]
+        move[inside] = np.linalg.solve(hessian[np.ix_(inside, inside)], rest)
+        below = inside & (move < lowest)
+        if not below.any():
+            break
+        move[below] = lowest[below]
+        inside &= ~below
+    return move
 
 
 def refine(
@@ -198,7 +233,7 @@ def refine(
         progress: called with (simulated batches, batches at most, text).
     """
     flat = flatten_free(start, unknowns)
-    at, centre = flat.join(start), flat.join(origin)
+    at, centre = np.maximum(flat.join(start), flat.lowest), flat.join(origin)
     precision = np.diag(1 / flat.prior_sd**2)
     key_mean, key_slope, key_test = jax.random.split(key, 3)
     mean_keys = jax.random.split(key_mean, settings.simulations)
@@ -211,36 +246,44 @@ def refine(
         if progress is not None:
             progress(min(done, total), total, text)
 
-    def sweep(vector, keys=mean_keys):
+    def sweep(vector, keys):
         return np.asarray(simulate(flat.split(vector), keys), float)
 
     moves: list[float] = []
     last_moved = ""
     found: list[np.ndarray] = []
     for turn in range(settings.rounds):
-        samples = sweep(at)
+        rough = turn < min(_ROUGH_ROUNDS, settings.rounds - _ROUGH_ROUNDS)
+        several = mean_keys[: -(-len(mean_keys) // 3)] if rough else mean_keys
+        samples = sweep(at, several)
         report("slopes")
         # Slopes and weights stay fixed for the steps of a round, or the end point would move
         # with them; and once near it, weights stay and slopes are averaged, against their noise.
-        keys = jax.random.split(jax.random.fold_in(key_slope, turn), settings.slope_simulations)
+        few = 1 if rough else settings.slope_simulations
+        keys = jax.random.split(jax.random.fold_in(key_slope, turn), few)
         found.append(_slopes(simulate, flat, at, keys, report))
         slopes = np.mean(found[2:] or found[-1:], axis=0)
         if turn < 3:
-            sampling = shrunk_covariance(samples) * (1 / crops + 1 / settings.simulations)
+            sampling = shrunk_covariance(samples) * (1 / crops + 1 / len(several))
             weight = np.diag(1 / (np.diag(sampling) + tolerance**2))
         hessian = slopes.T @ weight @ slopes + precision
         error = np.sqrt(np.diag(np.linalg.inv(hessian)))
         in_round = []
         for step in range(settings.steps):
             if step:
-                samples = sweep(at)
+                samples = sweep(at, several)
                 report(f"last step {moves[-1]:.1f} standard errors")
             force = slopes.T @ weight @ (recorded - samples.mean(0)) - precision @ (at - centre)
-            move = np.linalg.solve(hessian, force)
+            move = _bounded_solution(hessian, force, flat.lowest - at)
             # Far from the end the slopes are not to be trusted: a step is held to two standard
             # errors or a quarter of the prior's, whichever is longer.
-            longest = float(np.max(np.abs(move) / np.maximum(2 * error, 0.25 * flat.prior_sd)))
-            at = at + move / max(1.0, longest)
+            limit = np.maximum(2 * error, 0.25 * flat.prior_sd)
+            # Sizes, which others hardly depend on, are held alone and do not hold back the rest.
+            is_size = np.isfinite(flat.lowest)
+            held = np.clip(move, -0.5 * flat.prior_sd, 0.5 * flat.prior_sd)
+            move = np.where(is_size, held, move)
+            longest = float(np.max(np.where(is_size, 0.0, np.abs(move) / limit)))
+            at = at + np.where(is_size, move, move / max(1.0, longest))
             relative = np.abs(move) / error
             last_moved = flat.names[int(np.argmax(relative))]
             in_round.append(float(np.max(relative)))
@@ -250,7 +293,7 @@ def refine(
         if in_round[0] < _NEAR:
             break
 
-    samples = sweep(at)
+    samples = sweep(at, mean_keys)
     report("errors")
     covariance = shrunk_covariance(samples)
     deviation = recorded - samples.mean(0)

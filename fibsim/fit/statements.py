@@ -3,7 +3,7 @@
 import numpy as np
 
 from fibsim.fit.optimise import FitResult
-from fibsim.fit.unknowns import SPECIMEN_PREFIX, from_free, natural_scale
+from fibsim.fit.unknowns import SPECIMEN_PREFIX, from_free, natural_error
 from fibsim.instrument_file import InstrumentFile
 
 __all__ = [
@@ -62,9 +62,8 @@ def standard_errors(result: FitResult) -> dict[str, np.ndarray]:
     in_free = refinement.flat.split(refinement.standard_errors)
     errors = {}
     for name, error in in_free.items():
-        unknown = result.unknowns[name]
-        value = from_free(refinement.free[name], unknown)
-        errors[name] = np.asarray(error) * np.asarray(natural_scale(value, unknown))
+        free, unknown = refinement.free[name], result.unknowns[name]
+        errors[name] = np.asarray(natural_error(free, error, unknown))
     return errors
 
 

@@ -3,6 +3,10 @@
 A fit runs in an unconstrained space. Every unknown has a transform (positive values by their
 logarithm, fractions by their logit, grey values and angles by a scale), and a normal prior in
 that space, centred on its start. What is fixed is simply not in the dictionary.
+
+Sizes that may be zero (of faults, of an amplifier's noise) are ``scale sqrt(exp(2 f) - 1)``: a
+logarithm where they are large, and where they vanish among other scatter their variance, which is
+what adds to it, still has a slope.
 """
 
 import dataclasses
@@ -20,7 +24,7 @@ __all__ = [
     "default_unknowns",
     "from_free",
     "log_prior",
-    "natural_scale",
+    "natural_error",
     "specimen_unknowns",
     "start_point",
     "to_free",
@@ -28,16 +32,19 @@ __all__ = [
 
 SPECIMEN_PREFIX = "specimen."
 
+# Of a size, in units of its scale and squared.
+_SMALLEST = 1e-4
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unknown:
     """How one leaf is fitted.
 
     Attributes:
-        transform: ``"log"``, ``"logit"`` or ``"linear"``.
+        transform: ``"log"``, ``"logit"``, ``"linear"`` or ``"size"``.
         prior_sd: standard deviation of the prior in the free space; large where the stack
             itself decides.
-        scale: unit of the free variable for ``"linear"``.
+        scale: unit of the free variable for ``"linear"``; what hardly shows for ``"size"``.
     """
 
     transform: str
@@ -68,10 +75,11 @@ _TABLE = {
     "detector.astigmatism": Unknown(transform="linear", prior_sd=1.0, scale=0.15),
     "detector.astigmatism_diagonal": Unknown(transform="linear", prior_sd=1.0, scale=0.15),
     "noise.dose_electrons": Unknown(transform="log", prior_sd=2.0),
-    "noise.read_grey": Unknown(transform="log", prior_sd=2.0),
-    "faults.flicker_sd": Unknown(transform="log", prior_sd=1.0),
-    "faults.curtain_sd": Unknown(transform="log", prior_sd=1.0),
-    "faults.line_grey": Unknown(transform="log", prior_sd=1.0),
+    "noise.read_grey": Unknown(transform="size", prior_sd=2.0, scale=1.0),
+    "noise.bunching": Unknown(transform="log", prior_sd=0.25),
+    "faults.flicker_sd": Unknown(transform="size", prior_sd=1.0, scale=0.003),
+    "faults.curtain_sd": Unknown(transform="size", prior_sd=1.0, scale=0.003),
+    "faults.line_grey": Unknown(transform="size", prior_sd=1.0, scale=0.3),
 }
 _TILT = Unknown(transform="linear", prior_sd=2.0, scale=10.0)
 
@@ -107,6 +115,8 @@ def to_free(value: Array, unknown: Unknown) -> Array:
         # A fraction of exactly 0 or 1 would start at infinity and never move.
         inside = jnp.clip(value, 0.02, 0.98)
         return jnp.log(inside) - jnp.log1p(-inside)
+    if unknown.transform == "size":
+        return 0.5 * jnp.log1p(jnp.square(value / unknown.scale))
     return value / unknown.scale
 
 
@@ -116,16 +126,25 @@ def from_free(free: Array, unknown: Unknown) -> Array:
         return jnp.exp(free)
     if unknown.transform == "logit":
         return 1.0 / (1.0 + jnp.exp(-free))
+    if unknown.transform == "size":
+        # At zero the root's slope would be infinite.
+        return unknown.scale * jnp.sqrt(jnp.maximum(jnp.expm1(2.0 * free), _SMALLEST))
     return free * unknown.scale
 
 
-def natural_scale(value: Array, unknown: Unknown) -> Array:
-    """Slope d value / d free: what turns an error in the free space into one in natural units."""
+def natural_error(free: Array, error: Array, unknown: Unknown) -> Array:
+    """An error in the free space as one in natural units: times the slope d value / d free.
+
+    Of a size that is nearly zero, the slope is infinite: the error is how much larger it may be.
+    """
+    value = from_free(free, unknown)
     if unknown.transform == "log":
-        return value
+        return error * value
     if unknown.transform == "logit":
-        return value * (1.0 - value)
-    return jnp.full_like(jnp.asarray(value, float), unknown.scale)
+        return error * value * (1.0 - value)
+    if unknown.transform == "size":
+        return from_free(jnp.maximum(free, 0.0) + error, unknown) - value
+    return error * unknown.scale
 
 
 def start_point(
