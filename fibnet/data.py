@@ -64,6 +64,7 @@ _SPREAD = {
     "faults.line_grey": 0.0,
     "noise.dose_electrons": 0.15,
     "noise.read_grey": 0.1,
+    "noise.bunching": 0.1,
     "geometry.tilt_deg": 0.15,
 }
 _SPREAD_FRACTION = 0.25  # logit of a solid fraction

@@ -133,6 +133,30 @@ def test_a_size_ends_at_zero_and_the_others_where_they_are_best_without_it():
     assert 0 < float(error) < np.inf
 
 
+def test_steps_stay_where_simulations_are_finite():
+    """The best values lie where nothing can be simulated."""
+
+    def broken(free, keys):
+        moments = simulate(free, keys)
+        return jnp.where(free["detector.gain"][0] > 0.4, jnp.nan, moments)
+
+    found = refine(
+        broken,
+        record(TRUTH, 0),
+        crops=CROPS,
+        tolerance=np.full(12, 1e-3),
+        start=ORIGIN,
+        origin=ORIGIN,
+        unknowns=UNKNOWNS,
+        key=jax.random.key(1),
+        settings=RefineSettings(rounds=3, steps=4, simulations=60),
+    )
+    assert not found.converged
+    assert 0.2 < float(found.free["detector.gain"][0]) <= 0.4
+    assert np.all(np.isfinite(found.flat.join(found.free)))
+    assert np.all(np.isfinite(found.standard_errors)) and np.isfinite(found.misfit)
+
+
 def test_flat_round_trip_and_names():
     flat = flatten_free(TRUTH, UNKNOWNS)
     assert flat.names[:2] == ("detector.gain[0]", "detector.gain[1]")

@@ -54,6 +54,9 @@ __all__ = ["FitResult", "FitSettings", "fit_instrument"]
 _FRACTION_SD, _FRACTION_SD_OF_FEW = 0.7, 0.3
 # Moments that lead away from the stack by more than this are not followed.
 _AWAY = 1.15
+# Of fewer slices than show a tilt, moments need as many crops: those of three single images led
+# away from each.
+_FEWEST_CROPS = 16
 # Crops of the moments: as many independent ones of the stack as possible, yet several features;
 # about so many slices.
 _MOMENT_SLICES, _MOMENT_PX, _MOST_CROPS = 16, 128, 32
@@ -296,6 +299,13 @@ def fit_instrument(
         warnings = _doubts(problem, stack, grey, default, specimen, key_start, held_out)
     before, at_descent = free, held_out(*apply_unknowns(free, matched, specimen, unknowns))
     refinement, names, fitted = None, [], at_descent
+    few = stack.num_slices < FEW_SLICES and grey[0, 0].size < _FEWEST_CROPS * _MOMENT_PX**2
+    if settings.refine is not None and few:
+        settings = dataclasses.replace(settings, refine=None)
+        warnings.append(
+            "so few and small images do not determine the moments that a fit ends with and that "
+            "its errors come from: they were left out, and no errors are stated."
+        )
     if settings.refine is not None:
         refinement, names = _refine(
             problem, settings.refine, grey, matched, specimen, unknowns, free, origin, key_start,
@@ -303,7 +313,7 @@ def fit_instrument(
         )  # fmt: skip
         free = refinement.free
         fitted = held_out(*apply_unknowns(free, matched, specimen, unknowns))
-        if fitted > _AWAY * at_descent:
+        if not fitted <= _AWAY * at_descent:
             warnings.append(
                 f"matching the moments led away from the stack (distance {fitted:.3f}, "
                 f"{at_descent:.3f} before it); the values before it were kept, without errors."

@@ -35,6 +35,8 @@ __all__ = ["Flat", "Refinement", "RefineSettings", "flatten_free", "refine"]
 
 # Largest moves, in standard errors, after which a round ends, and after which no other is needed.
 _SMALL, _NEAR = 0.15, 0.5
+# How often a step to where simulations are not finite is halved.
+_HALVINGS = 5
 # So many first rounds are of fewer simulations, if as many others follow.
 _ROUGH_ROUNDS = 2
 
@@ -184,7 +186,9 @@ def _slopes(simulate, flat: Flat, at: np.ndarray, keys, report) -> np.ndarray:
             moved[i] = max(at[i] + sign * half, flat.lowest[i])
             places.append(moved[i])
             ends.append(np.asarray(simulate(flat.split(moved), keys), float).mean(0))
-        columns.append((ends[0] - ends[1]) / (places[0] - places[1]))
+        slope = (ends[0] - ends[1]) / (places[0] - places[1])
+        # Of what is not finite beside the place, nothing is known.
+        columns.append(np.where(np.isfinite(slope), slope, 0.0))
         report()
     return np.stack(columns, axis=1)
 
@@ -249,13 +253,23 @@ def refine(
     def sweep(vector, keys):
         return np.asarray(simulate(flat.split(vector), keys), float)
 
+    def sweep_near(vector, before, keys):
+        """Where simulations are finite: at a vector, or on the way back to the one before."""
+        for _ in range(_HALVINGS):
+            samples = sweep(vector, keys)
+            if np.all(np.isfinite(samples)):
+                return vector, samples
+            vector = (vector + before) / 2
+        return before, sweep(before, keys)
+
+    before = at
     moves: list[float] = []
     last_moved = ""
     found: list[np.ndarray] = []
     for turn in range(settings.rounds):
         rough = turn < min(_ROUGH_ROUNDS, settings.rounds - _ROUGH_ROUNDS)
         several = mean_keys[: -(-len(mean_keys) // 3)] if rough else mean_keys
-        samples = sweep(at, several)
+        at, samples = sweep_near(at, before, several)
         report("slopes")
         # Slopes and weights stay fixed for the steps of a round, or the end point would move
         # with them; and once near it, weights stay and slopes are averaged, against their noise.
@@ -271,7 +285,7 @@ def refine(
         in_round = []
         for step in range(settings.steps):
             if step:
-                samples = sweep(at, several)
+                at, samples = sweep_near(at, before, several)
                 report(f"last step {moves[-1]:.1f} standard errors")
             force = slopes.T @ weight @ (recorded - samples.mean(0)) - precision @ (at - centre)
             move = _bounded_solution(hessian, force, flat.lowest - at)
@@ -283,17 +297,17 @@ def refine(
             held = np.clip(move, -0.5 * flat.prior_sd, 0.5 * flat.prior_sd)
             move = np.where(is_size, held, move)
             longest = float(np.max(np.where(is_size, 0.0, np.abs(move) / limit)))
-            at = at + np.where(is_size, move, move / max(1.0, longest))
+            before, at = at, at + np.where(is_size, move, move / max(1.0, longest))
             relative = np.abs(move) / error
             last_moved = flat.names[int(np.argmax(relative))]
             in_round.append(float(np.max(relative)))
             moves.append(in_round[-1])
             if moves[-1] < _SMALL:
                 break
-        if in_round[0] < _NEAR:
+        if in_round[0] < _NEAR and moves[-1] < 2 * _SMALL:
             break
 
-    samples = sweep(at, mean_keys)
+    at, samples = sweep_near(at, before, mean_keys)
     report("errors")
     covariance = shrunk_covariance(samples)
     deviation = recorded - samples.mean(0)

@@ -127,8 +127,10 @@ def from_free(free: Array, unknown: Unknown) -> Array:
     if unknown.transform == "logit":
         return 1.0 / (1.0 + jnp.exp(-free))
     if unknown.transform == "size":
-        # At zero the root's slope would be infinite.
-        return unknown.scale * jnp.sqrt(jnp.maximum(jnp.expm1(2.0 * free), _SMALLEST))
+        square = jnp.maximum(jnp.expm1(2.0 * free), 0.0)
+        # At zero the root's slope would be infinite: there it is a straight line.
+        root = jnp.sqrt(jnp.maximum(square, _SMALLEST))
+        return unknown.scale * jnp.where(square > _SMALLEST, root, square / _SMALLEST**0.5)
     return free * unknown.scale
 
 
