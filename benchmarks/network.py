@@ -25,11 +25,12 @@ from flax import nnx
 
 from fibnet.channels import CONDITIONS, ChannelInput
 from fibnet.devices import stacked
+from fibnet.learner import Learner
 from fibnet.model import ModelConfig, count_parameters, make_model, stack_windows
 from fibnet.presets import NETWORKS
 from fibnet.segment import predict
 from fibnet.segmenter import Segmenter
-from fibnet.train import Learner, TrainSettings, paces
+from fibnet.train import TrainSettings, paces
 
 CHANNELS, SLICES, SIDE = 3, 12, 80
 STACK = (16, 256, 256)

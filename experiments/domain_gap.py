@@ -6,8 +6,8 @@ that recording is told from the drawn ones with 0.75, and from itself with other
 what is left is the image formation, in differences too fine for named statistics of one channel.
 
 Command: ``python experiments/domain_gap.py instrument.yaml`` with the file that ``fibsim fit
-../shared/data/instrument_a --tilt-deg 38`` wrote (4 to 12 minutes on 2 cores). Needs the shared data;
-specimen.tif is looked at here alone, for the diagnosis of the forward model.
+../shared/data/instrument_a --tilt-deg 38`` wrote (4 to 12 minutes on 2 cores). Needs the shared
+data; specimen.tif is looked at here alone, for the diagnosis of the forward model.
 
 Slices 0-35, which the ground does not reach; held-out AUC of the classifier of `fibsim compare` on
 patches of 3 slices of 32 x 32 pixels, with its 95 % interval, that of its network and its

@@ -60,13 +60,13 @@ class Reconstruct:
     """Network to begin the training from, of fibnet pretrain with the preset's architecture."""
     truth: Path | None = None
     """True label volume, used for scores in the table and nothing else."""
-    options: Options = dataclasses.field(default_factory=StackOptions)
+    facts: Options = dataclasses.field(default_factory=StackOptions)
 
     def run(self) -> None:
         from fibnet.labels import read_label
         from fibsim import io
 
-        stack = io.read_stack(self.stack, overrides=self.options.overrides())
+        stack = io.read_stack(self.stack, overrides=self.facts.overrides())
         truth = read_label(self.truth) if self.truth is not None else None
         announce(io.inspect_stack(stack))
         use_compilation_cache()
@@ -201,12 +201,12 @@ class Segment:
     """Folder for the volumes."""
     tile_px: int = 384
     """Side of the tiles; bounds the memory."""
-    options: Options = dataclasses.field(default_factory=StackOptions)
+    facts: Options = dataclasses.field(default_factory=StackOptions)
 
     def run(self) -> None:
         from fibsim import io
 
-        stack = io.read_stack(self.stack, overrides=self.options.overrides())
+        stack = io.read_stack(self.stack, overrides=self.facts.overrides())
         use_compilation_cache()
         from fibnet.train_command import segment_to_folder
 
@@ -230,12 +230,12 @@ class Evaluate:
     """True label TIFF."""
     stack: Path | None = None
     """The stack, to score Otsu, k-means and watershed beside it."""
-    options: Options = dataclasses.field(default_factory=StackOptions)
+    facts: Options = dataclasses.field(default_factory=StackOptions)
 
     def run(self) -> None:
         from fibnet.evaluate_command import evaluate_table
 
-        announce(evaluate_table(self.label, self.truth, self.stack, self.options.overrides()))
+        announce(evaluate_table(self.label, self.truth, self.stack, self.facts.overrides()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,10 @@ import numpy as np
 from fibnet.channels import ChannelInput, channel_input
 from fibnet.data import SimulatedData, Source, draw_training_stack
 from fibnet.devices import unstacked
+from fibnet.learner import Labelled
 from fibnet.model import ModelConfig
 from fibnet.segmenter import Segmenter
-from fibnet.train import Labelled, TrainSettings, draw_batch, run_training
+from fibnet.train import TrainSettings, draw_batch, run_training
 from fibnet.training_log import Record
 from fibsim.instrument import Instrument
 from fibsim.interaction_table import interaction_table, tabulated_names

@@ -31,12 +31,12 @@ class Inspect:
 
     stack: tyro.conf.Positional[Path]
     """Folder, file or NAME of the stack."""
-    options: Options = dataclasses.field(default_factory=StackOptions)
+    facts: Options = dataclasses.field(default_factory=StackOptions)
 
     def run(self) -> None:
         from fibsim import io
 
-        announce(io.inspect_stack(io.read_stack(self.stack, overrides=self.options.overrides())))
+        announce(io.inspect_stack(io.read_stack(self.stack, overrides=self.facts.overrides())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Fit:
     """Optimiser steps of the descent, before the moments are matched."""
     seed: int = 0
     """Seed of specimens, noise, crops and projections."""
-    options: Options = dataclasses.field(default_factory=StackOptions)
+    facts: Options = dataclasses.field(default_factory=StackOptions)
 
     def run(self) -> int:
         from fibsim import io
@@ -119,7 +119,7 @@ class Fit:
         if self.steps < 1:
             raise InputError(f"--steps is {self.steps}, expected at least 1.")
         io.require_folder_of(self.out)
-        stack = io.read_stack(self.stack, overrides=self.options.overrides())
+        stack = io.read_stack(self.stack, overrides=self.facts.overrides())
         use_compilation_cache()
         import jax
 
@@ -187,7 +187,7 @@ class Compare:
     """Training steps of each classifier."""
     seed: int = 0
     """Seed of simulated stacks, weights and batches."""
-    options: OptionsOfImages = dataclasses.field(default_factory=ImageOptions)
+    facts: OptionsOfImages = dataclasses.field(default_factory=ImageOptions)
 
     def run(self) -> None:
         from fibsim.compare_command import compare_to_folder
@@ -199,7 +199,7 @@ class Compare:
             self.real,
             self.simulated,
             self.out,
-            overrides=self.options.overrides(),
+            overrides=self.facts.overrides(),
             patch=self.patch,
             depth=self.depth,
             steps=self.steps,
@@ -379,7 +379,7 @@ class Milling:
     repositioned/ that is itself a stack."""
     interpolation: Literal["nearest", "linear", "cubic"] = "linear"
     """Between the slices above and below a depth; nearest leaves the noise as it is."""
-    options: Options = dataclasses.field(default_factory=StackOptions)
+    facts: Options = dataclasses.field(default_factory=StackOptions)
 
     def run(self) -> None:
         from fibsim.milling_command import milling_to_folder
@@ -387,7 +387,7 @@ class Milling:
         milling_to_folder(
             self.stack,
             self.out,
-            overrides=self.options.overrides(),
+            overrides=self.facts.overrides(),
             repositioned=self.reposition,
             interpolation=self.interpolation,
             announce=announce,

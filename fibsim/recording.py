@@ -74,7 +74,9 @@ def record_emission(
         drift_px = faults.drift_nm[0] / instrument.geometry.pixel_nm
 
         def channel(face, response):
-            signal = focus_face(*face, response, drift_px, instrument.geometry, periodic=periodic)
+            signal = focus_face(
+                face[0], face[1], response, drift_px, instrument.geometry, periodic=periodic
+            )
             return shade_face(signal, response, faults, drift_px, periodic=periodic)
 
         return jax.vmap(channel)(faces, instrument.detector)

@@ -22,11 +22,12 @@ from fibnet.data import (
     other_kinds,
     randomise,
 )
+from fibnet.learner import Learner, draw_present
 from fibnet.losses import segmentation_loss, soft_dice
 from fibnet.model import ModelConfig, count_parameters, make_model, neighbours, stack_windows
 from fibnet.segment import _cut, expected_cost, predict, predict_blocks
 from fibnet.segmenter import graph_of, load_segmenter, save_segmenter
-from fibnet.train import Learner, TrainSettings, draw_present, paces, train
+from fibnet.train import TrainSettings, paces, train
 from fibnet.training_log import CURVE, LOG, recorded, training_section
 from fibsim.errors import InputError
 from fibsim.fit import grey_scale, on_grey_scale
