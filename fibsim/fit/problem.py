@@ -39,6 +39,12 @@ class Problem:
 
     Compared by value, and of nothing that compiles the same: a second fit of a kind to a stack, or
     one of other length, compiles nothing.
+
+    Attributes:
+        kind: of specimen.
+        sublayers, below_slices: as for `fibsim.expected_stack`.
+        shape: of a crop, (slice, y, x).
+        slice_nm, pixel_nm: its grid.
     """
 
     kind: str
