@@ -14,6 +14,7 @@ from fibsim.fit import (
     RefineSettings,
     check_fittable,
     default_unknowns,
+    fit_best_kind,
     fit_instrument,
     grey_levels,
     patch_distance,
@@ -176,6 +177,20 @@ def test_short_fit_gets_closer_than_the_default(stack, monkeypatch):
     assert fit.fitted_distance < 0.5 * fit.default_distance
     assert 0.2 < fit.specimen["solid_fraction"] < 0.6
 
+    # Another descent goes on from its end.
+    longer = fit_instrument(
+        stack,
+        key=jax.random.key(0),
+        settings=dataclasses.replace(settings, steps=2, learning_rate=1e-4),
+        start=start,
+        distance=distance,
+        going_on=fit,
+    )
+    np.testing.assert_array_equal(longer.loss[:12], fit.loss)
+    assert longer.loss.shape == (14,)
+    for name, value in fit.descended.items():
+        np.testing.assert_allclose(longer.descended[name], value, atol=1e-3, err_msg=name)
+
     # Moments whose steps lead away are not followed.
     def stray(problem, settings, grey, matched, specimen, unknowns, free, *args, **kwargs):
         moved = {**free, "detector.gain": free["detector.gain"] + 1.5}
@@ -192,6 +207,31 @@ def test_short_fit_gets_closer_than_the_default(stack, monkeypatch):
     assert kept.converged is False and fit.converged is None
     assert "led away from the stack" in kept.warnings[-1]
     assert not standard_errors(kept)
+
+
+def test_the_closest_kind_goes_on_from_its_trial(stack, monkeypatch):
+    calls = []
+
+    def fit(stack, *, kind, settings, going_on, **_):
+        calls.append((kind, settings.steps, settings.refine, going_on))
+        distance = {"waves": 0.2, "hierarchical": 0.1}[kind]
+        return types.SimpleNamespace(kind=kind, fitted_distance=distance)
+
+    monkeypatch.setattr("fibsim.fit.choose.fit_instrument", fit)
+    how = FitSettings(steps=100)
+    chosen = fit_best_kind(stack, key=jax.random.key(0), settings=how)
+    trials, last = calls[:2], calls[2]
+    assert [kind for kind, *_ in trials] == ["waves", "hierarchical"]
+    assert all(steps == 40 and refine is None for _, steps, refine, _ in trials)
+    assert last[:3] == ("hierarchical", 60, how.refine) and chosen.kind == "hierarchical"
+    assert last[3].kind == "hierarchical" and last[3].fitted_distance == 0.1
+    # A long fit begins anew; one kind, or a fit no longer than a trial, needs none.
+    calls.clear()
+    fit_best_kind(stack, key=jax.random.key(0), settings=FitSettings(steps=200))
+    assert calls[2][1] == 200 and calls[2][3] is None
+    calls.clear()
+    fit_best_kind(stack, key=jax.random.key(0), settings=how, kinds=("waves",))
+    assert [(kind, steps) for kind, steps, *_ in calls] == [("waves", 100)]
 
 
 @pytest.mark.usefixtures("compiled_fast_once")
