@@ -37,7 +37,7 @@ def record(truth, seed):
     return np.asarray(mean_moments(truth)) + NOISE / np.sqrt(CROPS) * rng.normal(size=12)
 
 
-def run(recorded, **changes):
+def run(recorded, simulate=simulate, **changes):
     settings = dict(rounds=3, steps=4, simulations=60, slope_simulations=2)
     return refine(
         simulate,
@@ -140,17 +140,7 @@ def test_steps_stay_where_simulations_are_finite():
         moments = simulate(free, keys)
         return jnp.where(free["detector.gain"][0] > 0.4, jnp.nan, moments)
 
-    found = refine(
-        broken,
-        record(TRUTH, 0),
-        crops=CROPS,
-        tolerance=np.full(12, 1e-3),
-        start=ORIGIN,
-        origin=ORIGIN,
-        unknowns=UNKNOWNS,
-        key=jax.random.key(1),
-        settings=RefineSettings(rounds=3, steps=4, simulations=60),
-    )
+    found = run(record(TRUTH, 0), broken)
     assert not found.converged
     assert 0.2 < float(found.free["detector.gain"][0]) <= 0.4
     assert np.all(np.isfinite(found.flat.join(found.free)))

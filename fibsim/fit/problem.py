@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fibsim.fit.crops import random_crop
-from fibsim.fit.simulated import draw_deep_specimen, draw_sample
+from fibsim.fit.simulated import draw_sample, draw_specimen
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
 from fibsim.layers import grid_below
 from fibsim.recording import record_emission
@@ -68,6 +68,17 @@ class Problem:
             instrument, specimen, key=key, ground_nm=ground_nm, **dataclasses.asdict(self)
         )
 
+    @property
+    def _grid(self):
+        """Layers and pixels of a specimen, and their size."""
+        return grid_below(
+            self.shape,
+            slice_nm=self.slice_nm,
+            pixel_nm=self.pixel_nm,
+            sublayers=self.sublayers,
+            below_slices=self.below_slices,
+        )
+
     # The same in three programs, of which each needs less of the unknowns; see
     # `fibsim.fit.staged`.
 
@@ -75,22 +86,16 @@ class Problem:
     def draw(self, specimen, key) -> jax.Array:
         """The specimen of `simulate`."""
         key_specimen, _ = jax.random.split(key)
-        return draw_deep_specimen(specimen, key=key_specimen, **dataclasses.asdict(self)).solid
+        grid, voxel_nm = self._grid
+        return draw_specimen(self.kind, specimen, key=key_specimen, shape=grid, voxel_nm=voxel_nm)
 
     @functools.partial(jax.jit, static_argnums=0)
     def emit(self, instrument, solid, key) -> jax.Array:
         """The electrons that leave its faces."""
         _, key_stack = jax.random.split(key)
         milling, _ = draw_run(instrument, self.shape, key=key_stack)
-        _, voxel_nm = grid_below(
-            self.shape,
-            slice_nm=self.slice_nm,
-            pixel_nm=self.pixel_nm,
-            sublayers=self.sublayers,
-            below_slices=self.below_slices,
-        )
         return emitted_stack(
-            Specimen(solid=solid, voxel_nm=voxel_nm, periodic=True),
+            Specimen(solid=solid, voxel_nm=self._grid[1], periodic=True),
             instrument,
             milling,
             num_slices=self.shape[0],

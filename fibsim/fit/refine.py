@@ -262,7 +262,7 @@ def refine(
             vector = (vector + before) / 2
         return before, sweep(before, keys)
 
-    before = at
+    before, is_size = at, np.isfinite(flat.lowest)
     moves: list[float] = []
     last_moved = ""
     found: list[np.ndarray] = []
@@ -293,7 +293,6 @@ def refine(
             # errors or a quarter of the prior's, whichever is longer.
             limit = np.maximum(2 * error, 0.25 * flat.prior_sd)
             # Sizes, which others hardly depend on, are held alone and do not hold back the rest.
-            is_size = np.isfinite(flat.lowest)
             held = np.clip(move, -0.5 * flat.prior_sd, 0.5 * flat.prior_sd)
             move = np.where(is_size, held, move)
             longest = float(np.max(np.where(is_size, 0.0, np.abs(move) / limit)))

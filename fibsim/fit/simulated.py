@@ -12,13 +12,7 @@ from fibsim.simulate import Sample, sample_stack
 from fibsim.specimens import KINDS, draw, on_ground
 from fibsim.specimens.specimen import Specimen
 
-__all__ = [
-    "check_drawable",
-    "draw_deep_specimen",
-    "draw_sample",
-    "draw_specimen",
-    "slices_below",
-]
+__all__ = ["check_drawable", "draw_sample", "draw_specimen", "slices_below"]
 
 
 def slices_below(specimen: Mapping[str, float], slice_nm: float) -> int:
@@ -69,34 +63,6 @@ def draw_specimen(
     return draw(kind, key=key, shape=shape, voxel_nm=voxel_nm, **parameters, **window)
 
 
-def draw_deep_specimen(
-    parameters: Mapping[str, jax.Array],
-    *,
-    key: jax.Array,
-    kind: str,
-    shape: tuple[int, int, int],
-    slice_nm: float,
-    pixel_nm: float,
-    sublayers: int,
-    below_slices: int,
-    ground_nm: jax.Array | None = None,
-) -> Specimen:
-    """`draw_specimen` for a stack: on the layers and pixels of its slices and of those below.
-
-    Arguments as for `draw_sample`.
-    """
-    grid, voxel_nm = grid_below(
-        shape,
-        slice_nm=slice_nm,
-        pixel_nm=pixel_nm,
-        sublayers=sublayers,
-        below_slices=below_slices,
-    )
-    solid = draw_specimen(kind, parameters, key=key, shape=grid, voxel_nm=voxel_nm)
-    solid = on_ground(solid, ground_nm, layer_nm=voxel_nm[0])
-    return Specimen(solid=solid, voxel_nm=voxel_nm, periodic=True)
-
-
 def draw_sample(
     instrument: Instrument,
     specimen: Mapping[str, jax.Array],
@@ -119,19 +85,17 @@ def draw_sample(
             that goes on.
     """
     key_specimen, key_stack = jax.random.split(key)
-    drawn = draw_deep_specimen(
-        specimen,
-        key=key_specimen,
-        kind=kind,
-        shape=shape,
+    grid, voxel_nm = grid_below(
+        shape,
         slice_nm=slice_nm,
         pixel_nm=pixel_nm,
         sublayers=sublayers,
         below_slices=below_slices,
-        ground_nm=ground_nm,
     )
+    solid = draw_specimen(kind, specimen, key=key_specimen, shape=grid, voxel_nm=voxel_nm)
+    solid = on_ground(solid, ground_nm, layer_nm=voxel_nm[0])
     return sample_stack(
-        drawn,
+        Specimen(solid=solid, voxel_nm=voxel_nm, periodic=True),
         instrument,
         key=key_stack,
         num_slices=shape[0],

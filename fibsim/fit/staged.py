@@ -100,15 +100,16 @@ class MomentSimulator:
 
         def one(key):
             drawn = np.asarray(jax.random.key_data(key)).tobytes()
-            solid = functools.partial(
-                self._solids.get,
-                (of_specimen, drawn),
-                lambda: self.problem.draw(specimen, key),
-            )
-            emission = self._emissions.get(
-                (of_emission, drawn), lambda: self.problem.emit(instrument, solid(), key)
-            )
-            images = self.problem.record(instrument, emission, key)
+
+            def solid():
+                make = functools.partial(self.problem.draw, specimen, key)
+                return self._solids.get((of_specimen, drawn), make)
+
+            def emission():
+                return self.problem.emit(instrument, solid(), key)
+
+            faces = self._emissions.get((of_emission, drawn), emission)
+            images = self.problem.record(instrument, faces, key)
             return np.asarray(
                 stack_moments(jnp.round(images) if self.whole else images, self.gauges)
             )
