@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
-from fibsim.fit.refine import RefineSettings, flatten_free, refine, shrunk_covariance
+from fibsim.fit.refine import RefineSettings, flatten_free, noise_in_hessian, refine
 from fibsim.fit.unknowns import Unknown, from_free, natural_error
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
@@ -155,19 +155,44 @@ def test_flat_round_trip_and_names():
         np.testing.assert_array_equal(again[name], value)
 
 
-def test_shrunk_covariance():
-    rng = np.random.default_rng(0)
-    # Independent numbers: hardly any correlation is left; the variances are the samples' own.
-    free = rng.normal(size=(30, 50))
-    shrunk = shrunk_covariance(free)
-    np.testing.assert_allclose(np.diag(shrunk), free.var(0, ddof=1), rtol=1e-6)
-    plain = np.cov(free.T)
-    off = ~np.eye(50, dtype=bool)
-    assert np.abs(shrunk[off]).mean() < 0.2 * np.abs(plain[off]).mean()
-    # One common cause and many samples: the correlations stay, and the matrix can be inverted.
-    common = rng.normal(size=(400, 1)) + 0.1 * rng.normal(size=(400, 50))
-    np.testing.assert_allclose(shrunk_covariance(common), np.cov(common.T), rtol=0.1)
-    assert np.linalg.eigvalsh(shrunk).min() > 0
+def test_noise_of_slopes_is_taken_off_the_hessian():
+    """Slopes from few simulations: J' W J is too large, and less its noise right on average."""
+    rng = np.random.default_rng(5)
+    true, weight = rng.normal(size=(40, 3)) * [1.0, 0.3, 0.0], rng.uniform(0.5, 2, 40)
+    noisy, clean = [], []
+    for _ in range(400):
+        common = rng.normal(size=(5, 40, 1))  # unknowns share a simulation's random numbers
+        each = true + common + 0.5 * rng.normal(size=(5, 40, 3))
+        rounds = [each[:2] + 0.1, each[2:] - 0.1]  # and rounds lie at different places
+        mean = np.concatenate(rounds).mean(0) + 0.02  # (2 * 0.1 - 3 * 0.1) / 5
+        plain = mean.T @ (weight[:, None] * mean)
+        noisy.append(plain)
+        clean.append(plain - noise_in_hessian(rounds, weight))
+    expected = true.T @ (weight[:, None] * true)
+    error = np.std(clean, axis=0) / np.sqrt(len(clean))
+    np.testing.assert_array_less(np.abs(np.mean(clean, 0) - expected), 4 * error)
+    assert np.mean(noisy, 0)[2, 2] > 5 and abs(np.mean(clean, 0)[2, 2]) < 1
+
+
+def test_errors_hold_where_slopes_are_noisy():
+    """What moments hardly show is not called determined by the noise of its slopes.
+
+    The edge's slope differs from simulation to simulation, by ten times what it is on average.
+    """
+
+    @jax.jit
+    def unsteady(free, keys):
+        def one(key):
+            turned = jax.random.normal(jax.random.fold_in(key, 1), (12,))
+            return turned * free["interaction.edge_gain"]
+
+        return simulate(free, keys) + 0.3 * jax.vmap(one)(keys)
+
+    found = run(record(TRUTH, 0), unsteady, rounds=4, slope_simulations=3)
+    last = found.flat.names.index("interaction.edge_gain")
+    plain = found.slopes[:, last] @ found.slopes[:, last] / (NOISE**2 / CROPS)
+    assert plain > 2 / 0.4**2  # the noise alone would take two thirds of the prior's variance
+    assert found.standard_errors[last] > 0.8 * 0.4
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +212,17 @@ def test_moments_are_named_and_finite(images):
     # Levels lie at the images' own quantiles, so the shares are those, up to the smoothing.
     at = [names.index(f"grey level {j}, channel 1") for j in (1, 7, 13)]
     np.testing.assert_allclose(moments[at], [0.02, 0.5, 0.98], atol=0.03)
+
+
+def test_a_crop_that_is_nowhere_bright_has_moments(images):
+    """A deep pore fills a crop of a wide image: what is never bright has the noise of the rest."""
+    gauges = make_gauges(images, slice_nm=10.0, pixel_nm=4.0, key=jax.random.key(0), num_filters=4)
+    names = moment_names(images.shape, gauges)
+    dark = np.random.default_rng(5).normal(-500, 2, images.shape)
+    moments = np.asarray(stack_moments(jnp.asarray(dark, jnp.float32), gauges))
+    assert np.all(np.isfinite(moments))
+    here, nowhere = (names.index(f"noise at brightness {j}, channel 1") for j in (1, 5))
+    assert moments[nowhere] == pytest.approx(moments[here], abs=0.01)
 
 
 def test_moments_move_with_what_they_are_named_after(images):

@@ -33,8 +33,10 @@ from fibsim.fit.statements import table_of_unknowns as table_of_unknowns
 from fibsim.fit.unknowns import Unknown as Unknown
 from fibsim.fit.unknowns import apply_unknowns as apply_unknowns
 from fibsim.fit.unknowns import default_unknowns as default_unknowns
+from fibsim.fit.unknowns import from_free as from_free
 from fibsim.fit.unknowns import specimen_unknowns as specimen_unknowns
 from fibsim.fit.unknowns import start_point as start_point
+from fibsim.fit.unknowns import to_free as to_free
 
 __all__ = [
     "ChannelResidual",
@@ -55,6 +57,7 @@ __all__ = [
     "first_instrument",
     "fit_best_kind",
     "fit_instrument",
+    "from_free",
     "grey_levels",
     "mirrored",
     "moved_by",
@@ -70,4 +73,5 @@ __all__ = [
     "start_point",
     "statements",
     "table_of_unknowns",
+    "to_free",
 ]

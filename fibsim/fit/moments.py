@@ -186,9 +186,12 @@ def _list_moments(images: Array, prepared, shares: list[Array], gauges: Gauges):
             one, other = _pair(dark[0], depth, shift * depth)
             yield f"dark {name}", False, _share(one, other)
 
-    # Noise where it is dark, and where it is bright.
+    # Noise where it is dark, and where it is bright; of a crop that is never so, that of all.
+    ones = jnp.ones_like(rough)
+    everywhere = _share(rough, ones)
     for j, share in enumerate(shares):
-        mean = _share(share, rough) / (_share(share, jnp.ones_like(share)) + 1e-4)
+        area = _share(share, ones)
+        mean = (_share(share, rough) + 1e-4 * everywhere) / (area + 1e-4)
         yield f"noise at brightness {j + 1}", True, 3 * jnp.log(mean)
     yield "lines", True, _energy(_second(images.mean(-1), -1))
     yield "curtains", True, _energy(_second(images.mean(-2), -1))

@@ -11,14 +11,17 @@ by steps with ``H = J' W J + P^-1``; a size ends at zero where that asks for les
 is that of the estimator under the model, inflated by the misfit where the model does not describe
 the data::
 
-    C = H^-1 (c J' W (S / n + S / r) W J + P^-1) H^-1      c = max(1, misfit)
+    C = B^-1 (c J' W (S / n + S / r) W J + P^-1) B^-1      c = max(1, misfit)
 
 r is the number of simulations behind mu. This is the method of simulated moments (McFadden 1989,
 doi 10.2307/1913621; Gouriéroux, Monfort & Renault 1993, doi 10.1002/jae.3950080507). Weights
 are diagonal: the inverse of a covariance known from some dozen simulations would follow its
 noise, and a model that is not quite right; the covariance C holds for any weights. Every
 simulation of a sweep uses the same random numbers whatever theta is, so mu is a smooth function;
-J is taken by central differences, since one simulation is cheap and the moments are many.
+J is taken by central differences, since one simulation is cheap and the moments are many. From a
+few simulations J has noise E, and J' W J is larger than the slope of the equation above by E' W E
+on average: what the data hardly determine would look determined. B is H less that, as the
+scatter of J between simulations gives it.
 """
 
 import dataclasses
@@ -151,25 +154,39 @@ class Refinement:
         return np.clip(1 - (self.standard_errors / self.flat.prior_sd) ** 2, 0, 1)
 
 
-def shrunk_covariance(samples: Float[np.ndarray, "sample moment"]) -> np.ndarray:
-    """Covariance, its correlations shrunk towards none.
+def noise_in_hessian(
+    slopes: list[Float[np.ndarray, "simulation moment unknown"]],
+    weight: Float[np.ndarray, " moment"],
+) -> Float[np.ndarray, "unknown unknown"]:
+    """What the noise E of the mean of all these slopes adds to ``J' W J``: ``<E' W E>``.
 
-    With more moments than samples the sample covariance is singular. The intensity is that of
-    Schäfer & Strimmer 2005 (doi 10.2202/1544-6115.1175): the summed sampling variance of the
-    correlations over the sum of their squares.
+    Args:
+        slopes: of rounds, each from its own simulations; the scatter within rounds counts. One
+            simulation a round shows none, and 0 is returned.
+        weight: diagonal of W.
     """
-    count = len(samples)
-    centred = samples - samples.mean(0)
-    sd = centred.std(0, ddof=1) + 1e-12
-    z = centred / sd
-    correlation = z.T @ z / (count - 1)
-    # Var(r_ij) from the spread of the products z_i z_j over samples.
-    products = (z**2).T @ (z**2) / count - (z.T @ z / count) ** 2
-    off = ~np.eye(len(sd), dtype=bool)
-    intensity = (products[off].sum() / (count - 1)) / max((correlation[off] ** 2).sum(), 1e-12)
-    kept = 1 - np.clip(intensity, 0.02, 1.0)
-    correlation = np.where(off, kept * correlation, 1.0)
-    return correlation * np.outer(sd, sd)
+    deviations = [each - each.mean(0) for each in slopes]
+    total = sum(len(each) for each in slopes)
+    freedom = total - len(slopes)
+    scatter = sum(np.einsum("smi,m,smj->ij", d, weight, d) for d in deviations)
+    return scatter / (max(freedom, 1) * total)
+
+
+def _less_noise(
+    hessian: Float[np.ndarray, "unknown unknown"],
+    noise: Float[np.ndarray, "unknown unknown"],
+    prior_sd: Float[np.ndarray, " unknown"],
+) -> Float[np.ndarray, "unknown unknown"]:
+    """``hessian - noise``, and nowhere less than the prior's precision."""
+    scaled = (hessian - noise) * np.outer(prior_sd, prior_sd)
+    value, vector = np.linalg.eigh(scaled)
+    scaled = (vector * np.maximum(value, 1.0)) @ vector.T
+    return scaled / np.outer(prior_sd, prior_sd)
+
+
+def _variance(samples: Float[np.ndarray, "sample moment"]) -> Float[np.ndarray, " moment"]:
+    """Of every moment, and of one that never changes hardly more than 0: it is divided by."""
+    return samples.var(0, ddof=1) + 1e-24
 
 
 def _step_sizes(flat: Flat) -> np.ndarray:
@@ -178,6 +195,7 @@ def _step_sizes(flat: Flat) -> np.ndarray:
 
 
 def _slopes(simulate, flat: Flat, at: np.ndarray, keys, report) -> np.ndarray:
+    """Of every simulation; ``(simulation, moment, unknown)``."""
     columns = []
     for i, half in enumerate(_step_sizes(flat)):
         ends, places = [], []
@@ -185,12 +203,12 @@ def _slopes(simulate, flat: Flat, at: np.ndarray, keys, report) -> np.ndarray:
             moved = at.copy()
             moved[i] = max(at[i] + sign * half, flat.lowest[i])
             places.append(moved[i])
-            ends.append(np.asarray(simulate(flat.split(moved), keys), float).mean(0))
+            ends.append(np.asarray(simulate(flat.split(moved), keys), float))
         slope = (ends[0] - ends[1]) / (places[0] - places[1])
         # Of what is not finite beside the place, nothing is known.
         columns.append(np.where(np.isfinite(slope), slope, 0.0))
         report()
-    return np.stack(columns, axis=1)
+    return np.stack(columns, axis=-1)
 
 
 def _bounded_solution(
@@ -276,18 +294,20 @@ def refine(
         few = 1 if rough else settings.slope_simulations
         keys = jax.random.split(jax.random.fold_in(key_slope, turn), few)
         found.append(_slopes(simulate, flat, at, keys, report))
-        slopes = np.mean(found[2:] or found[-1:], axis=0)
+        averaged = found[2:] or found[-1:]
+        slopes = np.concatenate(averaged).mean(0)
         if turn < 3:
-            sampling = shrunk_covariance(samples) * (1 / crops + 1 / len(several))
-            weight = np.diag(1 / (np.diag(sampling) + tolerance**2))
-        hessian = slopes.T @ weight @ slopes + precision
+            sampling = _variance(samples) * (1 / crops + 1 / len(several))
+            weight = 1 / (sampling + tolerance**2)
+        hessian = slopes.T @ (weight[:, None] * slopes) + precision
         error = np.sqrt(np.diag(np.linalg.inv(hessian)))
         in_round = []
         for step in range(settings.steps):
             if step:
                 at, samples = sweep_near(at, before, several)
                 report(f"last step {moves[-1]:.1f} standard errors")
-            force = slopes.T @ weight @ (recorded - samples.mean(0)) - precision @ (at - centre)
+            missing = recorded - samples.mean(0)
+            force = slopes.T @ (weight * missing) - precision @ (at - centre)
             move = _bounded_solution(hessian, force, flat.lowest - at)
             # Far from the end the slopes are not to be trusted: a step is held to two standard
             # errors or a quarter of the prior's, whichever is longer.
@@ -308,19 +328,22 @@ def refine(
 
     at, samples = sweep_near(at, before, mean_keys)
     report("errors")
-    covariance = shrunk_covariance(samples)
     deviation = recorded - samples.mean(0)
-    sampling = covariance * (1 / crops + 1 / settings.simulations)
-    expected = np.sqrt(np.diag(sampling) + tolerance**2)
+    share = 1 / crops + 1 / settings.simulations
+    sampling = _variance(samples) * share
+    expected = np.sqrt(sampling + tolerance**2)
     # Simulated recordings show what misfit is to be expected of so many, correlated moments.
     groups = max(round(min(crops, settings.simulations // 4)), 1)
     fresh = sweep(at, jax.random.split(key_test, 4 * groups)).reshape(4, groups, -1).mean(1)
     scale = np.sqrt(groups / crops)
-    null = np.mean(((fresh - samples.mean(0)) * scale) ** 2 @ (1 / np.diag(sampling)))
-    tolerated = np.sum(deviation**2 / (np.diag(sampling) + tolerance**2))
-    misfit = float(tolerated / max(null, 1e-12))
-    inverse = np.linalg.inv(hessian)
-    score = slopes.T @ weight @ sampling @ weight @ slopes
+    null = np.mean(((fresh - samples.mean(0)) * scale) ** 2 @ (1 / sampling))
+    misfit = float(np.sum((deviation / expected) ** 2) / max(null, 1e-12))
+    # In the unknowns' space, which has fewer numbers than there are simulations or hardly more,
+    # the plain covariance is free of bias, which shrinking correlations would bring.
+    forces = (samples - samples.mean(0)) * weight @ slopes
+    score = share * forces.T @ forces / (len(forces) - 1)
+    bent = _less_noise(hessian, noise_in_hessian(averaged, weight), flat.prior_sd)
+    inverse = np.linalg.inv(bent)
     spread = inverse @ (max(1.0, misfit) * score + precision) @ inverse
     return Refinement(
         free=flat.split(at),
