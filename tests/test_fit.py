@@ -81,6 +81,18 @@ def test_the_share_of_milled_face_is_guessed_from_its_peak(fraction):
     assert found == pytest.approx(blocks.mean(), abs=0.12)
 
 
+def test_edges_brighter_than_faces_are_not_taken_for_their_width():
+    """A quarter of the faces' pixels shine above the rest by up to its own brightness."""
+    rng = np.random.default_rng(3)
+    blocks = rng.random((4, 8, 8)) < 0.4
+    grey = np.where(blocks, 120.0, 120.0 * rng.uniform(0.2, 0.8, blocks.shape))
+    grey = grey.repeat(16, 1).repeat(16, 2)
+    edge = (grey == 120) & (np.arange(128) % 16 < 4)
+    grey = np.where(edge, 120 * rng.uniform(1, 2, (4, 8, 8)).repeat(16, 1).repeat(16, 2), grey)
+    found = guess_solid_fraction(grey + 8 * rng.standard_normal(grey.shape))
+    assert found == pytest.approx(blocks.mean(), abs=0.12)
+
+
 def test_a_guessed_share_stays_within_its_bounds():
     assert 0.1 <= guess_solid_fraction(np.full((1, 8, 8), 5.0)) <= 0.9
 
