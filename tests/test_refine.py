@@ -147,6 +147,30 @@ def test_steps_stay_where_simulations_are_finite():
     assert np.all(np.isfinite(found.standard_errors)) and np.isfinite(found.misfit)
 
 
+def test_steps_that_lead_away_are_halved():
+    """Newton's steps to the root of an arc tangent overshoot, farther each time."""
+    unknowns = {"detector.gain": Unknown(transform="log", prior_sd=8.0)}
+    start = {"detector.gain": jnp.asarray(0.7)}
+
+    def bent(free, keys):
+        noise = 0.01 * jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+        return jnp.arctan(3 * free["detector.gain"]) * jnp.asarray([1.0, 2.0, 3.0]) + noise
+
+    found = refine(
+        bent,
+        np.zeros(3),
+        crops=4,
+        tolerance=np.full(3, 1e-2),
+        start=start,
+        origin=start,
+        unknowns=unknowns,
+        key=jax.random.key(3),
+        settings=RefineSettings(rounds=8, steps=2, simulations=12),
+    )
+    assert found.converged
+    assert abs(float(found.free["detector.gain"])) < 4 * found.standard_errors[0] < 0.1
+
+
 def test_flat_round_trip_and_names():
     flat = flatten_free(TRUTH, UNKNOWNS)
     assert flat.names[:2] == ("detector.gain[0]", "detector.gain[1]")

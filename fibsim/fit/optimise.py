@@ -35,7 +35,13 @@ from fibsim.fit.problem import Problem
 from fibsim.fit.refine import Refinement, RefineSettings, refine
 from fibsim.fit.simulated import slices_below
 from fibsim.fit.staged import MomentSimulator
-from fibsim.fit.start import check_fittable, first_instrument, match_contrast, tilt_is_held
+from fibsim.fit.start import (
+    check_fittable,
+    first_instrument,
+    match_contrast,
+    tilt_is_held,
+    unshaded,
+)
 from fibsim.fit.unknowns import (
     Unknown,
     apply_unknowns,
@@ -265,7 +271,7 @@ def fit_instrument(
 
     default = start if start is not None else first_instrument(stack)
     specimen = {name: jnp.asarray(value, float) for name, value in guess.items()}
-    first = np.asarray(problem.simulate(default, specimen, key_start).expected)
+    first = np.asarray(problem.simulate(unshaded(default), specimen, key_start).expected)
     matched = match_contrast(default, grey, first)
 
     if unknowns is None:
@@ -353,7 +359,7 @@ def _doubts(problem, stack, grey, default, specimen, key, held_out) -> list[str]
     """Whether the textbook instrument with other voltages or another tilt is closer by far."""
 
     def apart(instrument) -> float:
-        expected = np.asarray(problem.simulate(instrument, specimen, key).expected)
+        expected = np.asarray(problem.simulate(unshaded(instrument), specimen, key).expected)
         return held_out(match_contrast(instrument, grey, expected), specimen)
 
     stated, said = apart(default), []

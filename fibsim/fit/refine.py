@@ -7,9 +7,9 @@ prior N(theta_0, P), the end point solves::
 
     J' W (m - mu(theta)) = P^-1 (theta - theta_0)          J = d mu / d theta
 
-by steps with ``H = J' W J + P^-1``; a size ends at zero where that asks for less. Its covariance
-is that of the estimator under the model, inflated by the misfit where the model does not describe
-the data::
+by steps with ``H = J' W J + P^-1``, halved where they lead away; a size ends at zero where that
+asks for less. Its covariance is that of the estimator under the model, inflated by the misfit
+where the model does not describe the data::
 
     C = B^-1 (c J' W (S / n + S / r) W J + P^-1) B^-1      c = max(1, misfit)
 
@@ -38,8 +38,9 @@ __all__ = ["Flat", "Refinement", "RefineSettings", "flatten_free", "refine"]
 
 # Largest moves, in standard errors, after which a round ends, and after which no other is needed.
 _SMALL, _NEAR = 0.15, 0.5
-# How often a step to where simulations are not finite is halved.
-_HALVINGS = 5
+# How often a step is halved that leads to where simulations are not finite, or farther away; the
+# distance may rise by so much, since slopes with noise do not end where it is least.
+_HALVINGS, _SLACK = 5, 1.0
 # So many first rounds are of fewer simulations, if as many others follow.
 _ROUGH_ROUNDS = 2
 
@@ -271,23 +272,34 @@ def refine(
     def sweep(vector, keys):
         return np.asarray(simulate(flat.split(vector), keys), float)
 
-    def sweep_near(vector, before, keys):
-        """Where simulations are finite: at a vector, or on the way back to the one before."""
+    def distance(vector, samples, weight):
+        """What the steps are to lessen: ``(m - mu)' W (m - mu)`` and the prior's term."""
+        missing = recorded - samples.mean(0)
+        return missing @ (weight * missing) + np.sum(((vector - centre) / flat.prior_sd) ** 2)
+
+    def sweep_near(vector, before, keys, weight=None, most=np.inf):
+        """Where simulations are finite and no farther than ``most``: at a vector, or on the way
+        back to the one before."""
         for _ in range(_HALVINGS):
             samples = sweep(vector, keys)
-            if np.all(np.isfinite(samples)):
+            fine = np.all(np.isfinite(samples))
+            if fine and (weight is None or distance(vector, samples, weight) < most):
                 return vector, samples
             vector = (vector + before) / 2
         return before, sweep(before, keys)
 
     before, is_size = at, np.isfinite(flat.lowest)
+    weight, most, count = None, np.inf, 0
     moves: list[float] = []
     last_moved = ""
     found: list[np.ndarray] = []
     for turn in range(settings.rounds):
         rough = turn < min(_ROUGH_ROUNDS, settings.rounds - _ROUGH_ROUNDS)
         several = mean_keys[: -(-len(mean_keys) // 3)] if rough else mean_keys
-        at, samples = sweep_near(at, before, several)
+        # Distances are compared with the same random numbers only.
+        same = weight if len(several) == count else None
+        at, samples = sweep_near(at, before, several, same, most)
+        count = len(several)
         report("slopes")
         # Slopes and weights stay fixed for the steps of a round, or the end point would move
         # with them; and once near it, weights stay and slopes are averaged, against their noise.
@@ -304,8 +316,11 @@ def refine(
         in_round = []
         for step in range(settings.steps):
             if step:
-                at, samples = sweep_near(at, before, several)
+                at, samples = sweep_near(at, before, several, weight, most)
                 report(f"last step {moves[-1]:.1f} standard errors")
+                if at is before:
+                    break  # with these slopes there is no way on
+            most = distance(at, samples, weight) + _SLACK
             missing = recorded - samples.mean(0)
             force = slopes.T @ (weight * missing) - precision @ (at - centre)
             move = _bounded_solution(hessian, force, flat.lowest - at)
@@ -326,7 +341,8 @@ def refine(
         if in_round[0] < _NEAR and moves[-1] < 2 * _SMALL:
             break
 
-    at, samples = sweep_near(at, before, mean_keys)
+    same = weight if len(mean_keys) == count else None
+    at, samples = sweep_near(at, before, mean_keys, same, most)
     report("errors")
     deviation = recorded - samples.mean(0)
     share = 1 / crops + 1 / settings.simulations

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fibsim.errors import InputError
-from fibsim.fit.crops import split_stack
+from fibsim.fit.crops import crop_grid, split_stack
 from fibsim.fit.doubts import FEW_SLICES, check_channels
 from fibsim.fit.first_guess import (
     WHITE,
@@ -16,13 +16,16 @@ from fibsim.fit.first_guess import (
     noise_by_brightness,
     noise_sd,
 )
-from fibsim.instrument import Instrument
+from fibsim.instrument import Instrument, replace_by_name
 from fibsim.materials import VACUUM
 from fibsim.presets import make_instrument
 from fibsim.specimens import KINDS
 from fibsim.stack import Stack
 
-__all__ = ["check_fittable", "first_instrument", "match_contrast"]
+__all__ = ["check_fittable", "first_instrument", "match_contrast", "unshaded"]
+
+# Crops whose profiles show the faults.
+_CROPS = 8
 
 
 def first_instrument(stack: Stack) -> Instrument:
@@ -62,25 +65,35 @@ def tilt_is_held(stack: Stack) -> bool:
     return stack.tilt_deg is not None or stack.num_slices < FEW_SLICES
 
 
-def match_contrast(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) -> Instrument:
-    """Set gain, offset, noise and shading so that mean, contrast and noise are the stack's.
+def unshaded(instrument: Instrument) -> Instrument:
+    """The instrument without flicker, curtains and lines."""
+    none = {f"faults.{name}": jnp.zeros(()) for name in ("flicker_sd", "curtain_sd", "line_grey")}
+    return replace_by_name(instrument, none)
 
-    ``expected`` is a noise-free simulation by ``instrument``.
+
+def match_contrast(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) -> Instrument:
+    """Set gain, offset, noise and faults so that contrast, noise and profiles are the stack's.
+
+    ``expected`` is a noise-free simulation by ``unshaded(instrument)``, of no larger a shape.
     """
     noise = noise_sd(grey)
-    axes = (1, 2, 3)
-    contrast = np.sqrt(np.maximum(grey.var(axes) - noise**2, 0.05 * grey.var(axes)))
-    factor = contrast / np.maximum(expected.std(axes), 1e-3)
+    pixels = (1, 2, 3)
+    contrast = np.sqrt(np.maximum(grey.var(pixels) - noise**2, 0.05 * grey.var(pixels)))
+    factor = contrast / np.maximum(expected.std(pixels), 1e-3)
     detector = instrument.detector
     gain = np.asarray(detector.gain) * factor
-    signal = (expected.mean(axes) - np.asarray(detector.offset)) * factor
+    signal = (expected.mean(pixels) - np.asarray(detector.offset)) * factor
     # Counting noise grows with the signal, the amplifier's does not; each keeps a tenth at least.
-    offset = grey.mean(axes) - signal
+    offset = grey.mean(pixels) - signal
     intercept, slope = noise_by_brightness(grey)
     total = np.maximum(noise**2, 0.25)
     amplifier = np.clip(intercept + slope * offset, 0.1 * total, 0.9 * total)
     counting = total - amplifier
-    faults = {name: jnp.asarray(size, float) for name, size in guess_faults(grey).items()}
+    each = (slice(None), None, None, None)
+    simulated = offset[each] + factor[each] * (expected - np.asarray(detector.offset)[each])
+    simulated += noise[each] * np.random.default_rng(0).standard_normal(expected.shape)
+    crops = crop_grid(grey, expected.shape[1:], _CROPS, seed=0)
+    faults = {k: jnp.asarray(v, float) for k, v in guess_faults(crops, simulated).items()}
     return dataclasses.replace(
         instrument,
         faults=dataclasses.replace(instrument.faults, **faults),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 from fibsim.errors import InputError, counted
 from fibsim.realign.brightness import relative_brightness
@@ -122,6 +123,9 @@ def _windows(slices: int) -> list[tuple[int, int]]:
     return [(int(a), int(b) + _SHARED) for a, b in itertools.pairwise(edges)]
 
 
+# Matrices of a window's slices, thousands of them: BLAS threads would spend their time waiting for
+# each other, most of all beside another program.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def estimate_milling(
     images: Float[np.ndarray, "channel slice y x"],
     *,

@@ -1,0 +1,143 @@
+"""How far is a fitted simulation from single images of real instruments?
+
+Claim: TO BE MEASURED
+
+Command: ``python experiments/real_images.py`` (TIME on 2 cores; ``--only cement`` for one case;
+writes docs/figures/real_images.png). Needs the shared data. What no header states is assumed: 20 nm
+pixels and 2 kV for the electrode, whose image is averaged over 4 x 4 pixels, that of the cement,
+cut to a part that has pores, over 2 x 2.
+"""
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+import tifffile
+from pictures import save
+from PIL import Image
+
+from fibsim.compare import compare_stacks, draw_stacks
+from fibsim.console import use_compilation_cache
+from fibsim.fit import FitResult, FitSettings, fit_best_kind, instrument_file_of
+from fibsim.stack import Channel, Stack
+
+SHOWN_PX, SHOWN_STATISTICS = 128, 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """An image, and what is stated of it.
+
+    Attributes:
+        part: rows and columns that show the specimen.
+        binned: pixels per side that are averaged.
+        pixel_nm: after that.
+    """
+
+    file: str
+    pixel_nm: float
+    detector: str = "SE"
+    material: str = "ZrO2"
+    pores: str | None = None
+    binned: int = 1
+    part: tuple[slice, slice] = (slice(None), slice(None))
+
+
+CASES = {
+    f"ceramic {i}": Case(file=f"porous_ceramic/test_sample_00{i}_sem.bmp", pixel_nm=20.0)
+    for i in (1, 2, 3)
+} | {
+    "electrode": Case(
+        file="electrode/fib_sem_sample.tif", pixel_nm=80.0, material="graphite", binned=4
+    ),
+    "cement": Case(
+        file="cement/SEM Image - SliceImage - 002.tif",
+        pixel_nm=17.986,
+        detector="BSE",
+        material="CaCO3",
+        pores="resin",
+        binned=2,
+        part=(slice(1300, 1800), slice(300, 1360)),
+    ),
+}
+
+
+def load(case: Case, folder: Path) -> Stack:
+    """The image as a stack of one slice."""
+    path = folder / case.file
+    image = tifffile.imread(path) if path.suffix == ".tif" else np.asarray(Image.open(path))
+    image = image[..., 0] if image.ndim == 3 else image
+    image, n = image[case.part], case.binned
+    y, x = (size // n for size in image.shape)
+    mean = image[: y * n, : x * n].reshape(y, n, x, n).mean((1, 3))
+    return Stack(
+        images=np.round(mean).astype(np.uint8)[None, None],
+        channels=(Channel(beam_kev=2.0, detector=case.detector, name="2kV"),),
+        pixel_nm=case.pixel_nm,
+        slice_nm=case.pixel_nm,
+        material=case.material,
+        pores=case.pores,
+    )
+
+
+def measure(name: str, real: Stack, steps: int) -> tuple[FitResult, list[Stack]]:
+    """Fit, draw, compare, and print."""
+    started = time.perf_counter()
+    fit = fit_best_kind(real, key=jax.random.key(0), settings=FitSettings(steps=steps))
+    seconds = time.perf_counter() - started
+    drawn = draw_stacks(instrument_file_of(fit), real, key=jax.random.key(0), depth=1)
+    found = compare_stacks(real, drawn, key=jax.random.key(1), depth=1)
+    low, high = found.interval
+    print(
+        f"{name:10} AUC {found.auc:.3f} ({low:.3f} to {high:.3f}); distance "
+        f"{fit.start_distance:.2f} to {fit.fitted_distance:.2f}, floor {fit.real_distance:.2f}; "
+        f"{seconds:.0f} s; {fit.kind}, "
+        + ", ".join(f"{key} {value:.3g}" for key, value in fit.specimen.items())
+    )
+    for gap in found.auc_by_statistic[:SHOWN_STATISTICS]:
+        print(f"    {gap.sentence()}", flush=True)
+    return fit, drawn
+
+
+def draw(shown: dict[str, tuple[np.ndarray, list[Stack]]], path: Path) -> None:
+    """A column for every case: a part of the image, and two of simulated ones below."""
+    figure, axes = plt.subplots(3, len(shown), figsize=(2.2 * len(shown), 6.8), squeeze=False)
+    for column, (name, (image, drawn)) in zip(axes.T, shown.items(), strict=True):
+        side = min(SHOWN_PX, *image.shape, *drawn[0].images.shape[2:])
+        top, left = ((size - side) // 2 for size in image.shape)
+        parts = [image[top : top + side, left : left + side]]
+        parts += [one.images[0, 0, :side, :side] for one in drawn[:2]]
+        low, high = np.quantile(image, (0.002, 0.998))
+        for axis, part, title in zip(column, parts, (name, "simulated", ""), strict=True):
+            axis.imshow(part, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+            axis.set_title(title, fontsize=9)
+            axis.axis("off")
+    figure.tight_layout(pad=0.3)
+    save(figure, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = Path(__file__).resolve().parents[2] / "shared" / "data" / "real"
+    parser.add_argument("--data", type=Path, default=default)
+    parser.add_argument("--only", choices=CASES, nargs="*")
+    parser.add_argument("--steps", type=int, default=FitSettings().steps)
+    parser.add_argument("--out", type=Path, default=Path("docs/figures/real_images.png"))
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        raise SystemExit(f"{options.data} is absent; give the folder with --data")
+    use_compilation_cache()
+    shown = {}
+    for name in options.only or CASES:
+        real = load(CASES[name], options.data)
+        _, drawn = measure(name, real, options.steps)
+        shown[name] = (real.images[0, 0], drawn)
+    draw(shown, options.out)
+
+
+if __name__ == "__main__":
+    main()
