@@ -22,7 +22,7 @@ from fibsim.presets import make_instrument
 from fibsim.specimens import KINDS
 from fibsim.stack import Stack
 
-__all__ = ["check_fittable", "first_instrument", "match_contrast", "unshaded"]
+__all__ = ["check_fittable", "first_instrument", "match_contrast", "match_noise", "unshaded"]
 
 # Crops whose profiles show the faults.
 _CROPS = 8
@@ -71,40 +71,51 @@ def unshaded(instrument: Instrument) -> Instrument:
     return replace_by_name(instrument, none)
 
 
+def match_noise(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) -> Instrument:
+    """Set dose and amplifier noise so that the noise at every brightness is the stack's.
+
+    ``expected`` is a simulation by ``instrument`` without noise: what its edges show of noise is
+    taken off the stack's, of which a third is left at least.
+    """
+    detector, pixels = instrument.detector, (1, 2, 3)
+    offset = np.asarray(detector.offset)
+    signal = np.maximum(expected.mean(pixels) - offset, 1.0)
+    found = noise_sd(grey) ** 2
+    total = np.maximum(np.maximum(found - noise_sd(expected) ** 2, found / 3), 0.25)
+    line, own = (np.asarray(noise_by_brightness(images)) for images in (grey, expected))
+    intercept, slope = line - own
+    # Counting noise grows with the signal, the amplifier's does not; each keeps a tenth at least.
+    amplifier = np.clip(intercept + slope * offset, 0.1 * total, 0.9 * total)
+    dose = np.asarray(detector.gain) * signal / (total - amplifier)
+    noise = dataclasses.replace(
+        instrument.noise,
+        dose_electrons=jnp.asarray(dose, float),
+        read_grey=jnp.asarray(np.sqrt(amplifier), float),
+    )
+    return dataclasses.replace(instrument, noise=noise)
+
+
 def match_contrast(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) -> Instrument:
     """Set gain, offset, noise and faults so that contrast, noise and profiles are the stack's.
 
     ``expected`` is a noise-free simulation by ``unshaded(instrument)``, of no larger a shape.
     """
     noise = noise_sd(grey)
-    pixels = (1, 2, 3)
+    pixels, each = (1, 2, 3), (slice(None), None, None, None)
     contrast = np.sqrt(np.maximum(grey.var(pixels) - noise**2, 0.05 * grey.var(pixels)))
     factor = contrast / np.maximum(expected.std(pixels), 1e-3)
-    detector = instrument.detector
-    gain = np.asarray(detector.gain) * factor
-    signal = (expected.mean(pixels) - np.asarray(detector.offset)) * factor
-    # Counting noise grows with the signal, the amplifier's does not; each keeps a tenth at least.
-    offset = grey.mean(pixels) - signal
-    intercept, slope = noise_by_brightness(grey)
-    total = np.maximum(noise**2, 0.25)
-    amplifier = np.clip(intercept + slope * offset, 0.1 * total, 0.9 * total)
-    counting = total - amplifier
-    each = (slice(None), None, None, None)
-    simulated = offset[each] + factor[each] * (expected - np.asarray(detector.offset)[each])
-    simulated += noise[each] * np.random.default_rng(0).standard_normal(expected.shape)
+    old = instrument.detector
+    offset = grey.mean(pixels) - factor * (expected.mean(pixels) - np.asarray(old.offset))
+    detector = dataclasses.replace(
+        old,
+        gain=jnp.asarray(np.asarray(old.gain) * factor, float),
+        offset=jnp.asarray(offset, float),
+    )
+    simulated = offset[each] + factor[each] * (expected - np.asarray(old.offset)[each])
+    instrument = match_noise(
+        dataclasses.replace(instrument, detector=detector), grey, simulated.astype(np.float32)
+    )
+    simulated = simulated + noise[each] * np.random.default_rng(0).standard_normal(expected.shape)
     crops = crop_grid(grey, expected.shape[1:], _CROPS, seed=0)
     faults = {k: jnp.asarray(v, float) for k, v in guess_faults(crops, simulated).items()}
-    return dataclasses.replace(
-        instrument,
-        faults=dataclasses.replace(instrument.faults, **faults),
-        detector=dataclasses.replace(
-            detector,
-            gain=jnp.asarray(gain, float),
-            offset=jnp.asarray(offset, float),
-        ),
-        noise=dataclasses.replace(
-            instrument.noise,
-            dose_electrons=jnp.asarray(gain * np.maximum(signal, 1.0) / counting, float),
-            read_grey=jnp.asarray(np.sqrt(amplifier), float),
-        ),
-    )
+    return dataclasses.replace(instrument, faults=dataclasses.replace(instrument.faults, **faults))
