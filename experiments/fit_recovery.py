@@ -1,7 +1,8 @@
 """Does a fit recover what it fits, within the errors that it states?
 
 Claim: on stacks that fibsim simulated with known unknowns, drawn at random, every unknown that the
-stack determines lies within three of its stated standard errors.
+stack determines lies within three of its stated standard errors. Seeds below 20 were looked at
+while the fit was built; the claim is tested on those from 20 on.
 
 Command: ``python experiments/fit_recovery.py --draws 20`` (about six minutes a draw on 2 cores;
 what stands in ``--table``, recovery.csv, is not fitted again). A draw: levelled waves of random
@@ -35,6 +36,7 @@ from fibsim.fit import (
     start_point,
     to_free,
 )
+from fibsim.fit.refine import flatten_free
 from fibsim.presets import make_instrument
 from fibsim.stack import virtual_stack
 
@@ -89,7 +91,14 @@ def recover(seed: int) -> list[dict]:
     stack, truth = draw(seed)
     started = time.perf_counter()
     fit = fit_instrument(stack, key=jax.random.key(seed), settings=FitSettings())
-    found = fit.refinement
+    seconds = time.perf_counter() - started
+    found, flat = fit.refinement, flatten_free(truth, fit.unknowns)
+    facts = {"draw": seed, "converged": bool(fit.converged)}
+    if found is None:  # counts as wrong in everything
+        print(f"draw {seed}: {seconds:.0f} s, no errors stated: {fit.warnings[-1]}", flush=True)
+        nothing = {"found": np.nan, "error": np.nan, "determined": np.nan}
+        named = zip(flat.names, flat.join(truth), strict=True)
+        return [facts | {"unknown": name, "true": true} | nothing for name, true in named]
     columns = (
         found.flat.names,
         found.flat.join(truth),
@@ -98,19 +107,18 @@ def recover(seed: int) -> list[dict]:
         found.determined,
     )
     rows = [
-        dict(zip(("unknown", "true", "found", "error", "determined"), row, strict=True))
+        facts | dict(zip(("unknown", "true", "found", "error", "determined"), row, strict=True))
         for row in zip(*columns, strict=True)
     ]
-    inside = [row["determined"] > DETERMINED and abs(score(row)) < 3 for row in rows]
+    sure = [row for row in rows if row["determined"] > DETERMINED]
     print(
-        f"draw {seed}: {time.perf_counter() - started:.0f} s, converged {found.converged}, "
-        f"misfit {found.misfit:.2f}, {sum(inside)} of "
-        f"{np.sum(found.determined > DETERMINED)} determined within 3 errors; distance "
-        f"{fit.start_distance:.3f} to {fit.fitted_distance:.3f}, floor {fit.real_distance:.3f}",
+        f"draw {seed}: {seconds:.0f} s, converged {found.converged}, misfit {found.misfit:.2f}, "
+        f"{sum(abs(score(row)) < 3 for row in sure)} of {len(sure)} determined within 3 errors; "
+        f"distance {fit.start_distance:.3f} to {fit.fitted_distance:.3f}, floor "
+        f"{fit.real_distance:.3f}",
         flush=True,
     )
-    facts = {"draw": seed, "converged": found.converged, "misfit": found.misfit}
-    return [facts | row for row in rows]
+    return rows
 
 
 def score(row: dict) -> float:
@@ -125,16 +133,17 @@ def show(rows: list[dict]) -> None:
         own = [row for row in rows if row["unknown"] == name]
         error = [abs(float(row["found"]) - float(row["true"])) for row in own]
         scores = np.abs([score(row) for row in own])
-        known = np.median([float(row["determined"]) for row in own])
+        known = np.nanmedian([float(row["determined"]) for row in own])
         print(
-            f"{name:34}{np.median(error):15.3f}{np.sum(scores < 3):7d} of {len(own):<2d}"
-            f"{np.median(scores):13.2f}{known:9.2f}"
+            f"{name:34}{np.nanmedian(error):15.3f}{np.sum(scores < 3):7d} of {len(own):<2d}"
+            f"{np.nanmedian(scores):13.2f}{known:9.2f}"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--first", type=int, default=20, help="seed of the first draw")
     parser.add_argument("--table", type=Path, default=Path("recovery.csv"))
     options = parser.parse_args()
     use_compilation_cache()
@@ -143,7 +152,7 @@ def main() -> None:
         with options.table.open(newline="") as file:
             rows = list(csv.DictReader(file))
     done = {int(row["draw"]) for row in rows}
-    for seed in sorted(set(range(options.draws)) - done):
+    for seed in sorted(set(range(options.first, options.first + options.draws)) - done):
         rows += recover(seed)
         with options.table.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])

@@ -25,7 +25,7 @@ from fibsim.fit import (
 )
 from fibsim.fit.descent import limited_adam
 from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
-from fibsim.fit.first_guess import guess_solid_fraction, guess_tilt_deg, noise_sd
+from fibsim.fit.first_guess import guess_tilt_deg
 from fibsim.fit.start import tilt_is_held
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
 from fibsim.fit.unknowns import (
@@ -68,40 +68,6 @@ def test_grey_levels_share_one_scale(stack):
     np.testing.assert_allclose(grey_levels(wide), stack.images, rtol=1e-5)
     floats = dataclasses.replace(stack, images=stack.images / 100.0 - 1.0)
     assert grey_levels(floats).min() == 0 and grey_levels(floats).max() == pytest.approx(255)
-
-
-@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.8])
-def test_the_share_of_milled_face_is_guessed_from_its_peak(fraction):
-    """Faces of one grey value and noise; all that lies deeper is darker."""
-    rng = np.random.default_rng(2)
-    blocks = rng.random((4, 8, 8)) < fraction
-    depth = rng.uniform(0.0, 0.8, blocks.shape)
-    grey = np.where(blocks, 180.0, 180.0 * (0.8 - depth)).repeat(16, 1).repeat(16, 2)
-    found = guess_solid_fraction(grey + 8 * rng.standard_normal(grey.shape))
-    assert found == pytest.approx(blocks.mean(), abs=0.12)
-
-
-def test_edges_brighter_than_faces_are_not_taken_for_their_width():
-    """A quarter of the faces' pixels shine above the rest by up to its own brightness."""
-    rng = np.random.default_rng(3)
-    blocks = rng.random((4, 8, 8)) < 0.4
-    grey = np.where(blocks, 120.0, 120.0 * rng.uniform(0.2, 0.8, blocks.shape))
-    grey = grey.repeat(16, 1).repeat(16, 2)
-    edge = (grey == 120) & (np.arange(128) % 16 < 4)
-    grey = np.where(edge, 120 * rng.uniform(1, 2, (4, 8, 8)).repeat(16, 1).repeat(16, 2), grey)
-    found = guess_solid_fraction(grey + 8 * rng.standard_normal(grey.shape))
-    assert found == pytest.approx(blocks.mean(), abs=0.12)
-
-
-def test_a_guessed_share_stays_within_its_bounds():
-    assert 0.1 <= guess_solid_fraction(np.full((1, 8, 8), 5.0)) <= 0.9
-
-
-def test_noise_estimate_ignores_structure():
-    y, x = np.mgrid[:128, :128]
-    structure = 60 * np.sin(x / 9.0) + 40 * (np.hypot(y - 64, x - 64) < 30)
-    noisy = structure + np.random.default_rng(0).normal(0, 7.0, (1, 4, 128, 128))
-    assert noise_sd(noisy)[0] == pytest.approx(7.0, rel=0.05)
 
 
 def test_tilt_is_seen_in_the_images_with_its_sign(stack):
@@ -201,7 +167,10 @@ def test_short_fit_gets_closer_than_the_default(stack, monkeypatch):
     np.testing.assert_array_equal(longer.loss[:12], fit.loss)
     assert longer.loss.shape == (14,)
     for name, value in fit.descended.items():
-        np.testing.assert_allclose(longer.descended[name], value, atol=1e-3, err_msg=name)
+        measured_anew = name in ("noise.dose_electrons", "noise.read_grey")
+        np.testing.assert_allclose(
+            longer.descended[name], value, atol=1e-2 if measured_anew else 1e-3, err_msg=name
+        )
 
     # Moments whose steps lead away are not followed.
     def stray(problem, settings, grey, matched, specimen, unknowns, free, *args, **kwargs):

@@ -135,9 +135,14 @@ def noise_by_brightness(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ) / 9.0  # fmt: skip
         borders = np.quantile(local, np.linspace(0, 1, 6))
         number = np.clip(np.searchsorted(borders, local) - 1, 0, 4)
-        mean = np.array([local[number == k].mean() for k in range(5)])
-        spread = np.array([np.median(np.abs(bumps[number == k])) for k in range(5)])
-        slope, intercept = np.polyfit(mean, (spread / (6 * 0.6745)) ** 2, 1)
+        # Where many pixels are of one value, as without noise, some classes hold none.
+        inside = [number == k for k in range(5) if np.any(number == k)]
+        mean = np.array([local[each].mean() for each in inside])
+        spread = np.array([np.median(np.abs(bumps[each])) for each in inside])
+        variance = (spread / (6 * 0.6745)) ** 2
+        slope, intercept = 0.0, float(variance.mean())
+        if np.ptp(mean) > 0:
+            slope, intercept = np.polyfit(mean, variance, 1)
         intercepts.append(intercept)
         slopes.append(slope)
     return np.asarray(intercepts), np.asarray(slopes)

@@ -7,8 +7,8 @@ prior N(theta_0, P), the end point solves::
 
     J' W (m - mu(theta)) = P^-1 (theta - theta_0)          J = d mu / d theta
 
-by steps with ``H = J' W J + P^-1``, halved where they lead away; a size ends at zero where that
-asks for less. Its covariance is that of the estimator under the model, inflated by the misfit
+by damped steps with ``H = J' W J + P^-1``, halved where they lead away; a size ends at zero where
+that asks for less. Its covariance is that of the estimator under the model, inflated by the misfit
 where the model does not describe the data::
 
     C = B^-1 (c J' W (S / n + S / r) W J + P^-1) B^-1      c = max(1, misfit)
@@ -50,8 +50,9 @@ class RefineSettings:
     """How long the end of a fit may take.
 
     Attributes:
-        rounds: how often slopes are taken anew, at most. Some unknowns bend: an amplifier's noise
-            that is a small part of the whole has a small slope, but not where the fit starts.
+        rounds: how often slopes are taken anew, at most; four or five where a fit starts near its
+            end. Some unknowns bend: an amplifier's noise that is a small part of the whole has a
+            small slope, but not where the fit starts.
         steps: Gauss-Newton steps with the same slopes, at most.
         simulations: crops that are simulated per step, for the mean and covariance of moments;
             a third of them in the first two of four or more rounds, which are far from the end.
@@ -59,7 +60,7 @@ class RefineSettings:
             those two rounds.
     """
 
-    rounds: int = 5
+    rounds: int = 8
     steps: int = 3
     simulations: int = 40
     slope_simulations: int = 2
@@ -232,6 +233,34 @@ def _bounded_solution(
     return move
 
 
+def _limited_solution(
+    hessian: np.ndarray, force: np.ndarray, lowest: np.ndarray, limit: np.ndarray
+) -> Float[np.ndarray, " unknown"]:
+    """`_bounded_solution` with no move beyond its limit, by damping (Marquardt 1963, doi
+    10.1137/0111030): ``(H + d diag(limit^-2)) move = force`` with the least d that does.
+
+    What wants to move far is mostly what the moments hardly determine; the same step shortened as
+    a whole would stop all others with it.
+    """
+
+    def solve(damping: float) -> np.ndarray:
+        return _bounded_solution(hessian + np.diag(damping / limit**2), force, lowest)
+
+    def too_far(move: np.ndarray) -> bool:
+        return bool(np.max(np.abs(move) / limit) > 1)
+
+    move = solve(0.0)
+    if not too_far(move):
+        return move
+    low, high = 1e-6, 1.0
+    while too_far(solve(high)):
+        high *= 10
+    for _ in range(30):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if too_far(solve(middle)) else (low, middle)
+    return solve(high)
+
+
 def refine(
     simulate: Callable[[dict[str, jax.Array], jax.Array], jax.Array],
     recorded: Float[np.ndarray, " moment"],
@@ -323,22 +352,19 @@ def refine(
             most = distance(at, samples, weight) + _SLACK
             missing = recorded - samples.mean(0)
             force = slopes.T @ (weight * missing) - precision @ (at - centre)
-            move = _bounded_solution(hessian, force, flat.lowest - at)
-            # Far from the end the slopes are not to be trusted: a step is held to two standard
-            # errors or a quarter of the prior's, whichever is longer.
+            # Far from the end the slopes are not to be trusted: an unknown moves by two standard
+            # errors or a quarter of the prior's at most, whichever is longer; a size by half.
             limit = np.maximum(2 * error, 0.25 * flat.prior_sd)
-            # Sizes, which others hardly depend on, are held alone and do not hold back the rest.
-            held = np.clip(move, -0.5 * flat.prior_sd, 0.5 * flat.prior_sd)
-            move = np.where(is_size, held, move)
-            longest = float(np.max(np.where(is_size, 0.0, np.abs(move) / limit)))
-            before, at = at, at + np.where(is_size, move, move / max(1.0, longest))
+            limit = np.where(is_size, 0.5 * flat.prior_sd, limit)
+            move = _limited_solution(hessian, force, flat.lowest - at, limit)
+            before, at = at, at + move
             relative = np.abs(move) / error
             last_moved = flat.names[int(np.argmax(relative))]
             in_round.append(float(np.max(relative)))
             moves.append(in_round[-1])
             if moves[-1] < _SMALL:
                 break
-        if in_round[0] < _NEAR and moves[-1] < 2 * _SMALL:
+        if not rough and in_round[0] < _NEAR and moves[-1] < 2 * _SMALL:
             break
 
     same = weight if len(mean_keys) == count else None

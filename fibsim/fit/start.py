@@ -18,14 +18,15 @@ from fibsim.fit.first_guess import (
 )
 from fibsim.instrument import Instrument, replace_by_name
 from fibsim.materials import VACUUM
+from fibsim.noise import channel_noise
 from fibsim.presets import make_instrument
 from fibsim.specimens import KINDS
 from fibsim.stack import Stack
 
 __all__ = ["check_fittable", "first_instrument", "match_contrast", "match_noise", "unshaded"]
 
-# Crops whose profiles show the faults.
-_CROPS = 8
+# Crops whose profiles show the faults, and corrections of the noise.
+_CROPS, _NOISE_TURNS = 8, 4
 
 
 def first_instrument(stack: Stack) -> Instrument:
@@ -74,25 +75,34 @@ def unshaded(instrument: Instrument) -> Instrument:
 def match_noise(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) -> Instrument:
     """Set dose and amplifier noise so that the noise at every brightness is the stack's.
 
-    ``expected`` is a simulation by ``instrument`` without noise: what its edges show of noise is
-    taken off the stack's, of which a third is left at least.
+    Noise is measured in both, of the simulation with the noise found so far, since edges add to
+    what is measured, and its straight line over the grey value corrected by the difference.
+
+    Args:
+        expected: a simulation by ``instrument`` without noise; ``(channel, slice, y, x)``.
     """
-    detector, pixels = instrument.detector, (1, 2, 3)
-    offset = np.asarray(detector.offset)
-    signal = np.maximum(expected.mean(pixels) - offset, 1.0)
-    found = noise_sd(grey) ** 2
-    total = np.maximum(np.maximum(found - noise_sd(expected) ** 2, found / 3), 0.25)
-    line, own = (np.asarray(noise_by_brightness(images)) for images in (grey, expected))
-    intercept, slope = line - own
-    # Counting noise grows with the signal, the amplifier's does not; each keeps a tenth at least.
-    amplifier = np.clip(intercept + slope * offset, 0.1 * total, 0.9 * total)
-    dose = np.asarray(detector.gain) * signal / (total - amplifier)
-    noise = dataclasses.replace(
-        instrument.noise,
-        dose_electrons=jnp.asarray(dose, float),
-        read_grey=jnp.asarray(np.sqrt(amplifier), float),
-    )
-    return dataclasses.replace(instrument, noise=noise)
+    offset, gain = np.asarray(instrument.detector.offset), np.asarray(instrument.detector.gain)
+    signal = np.maximum(expected.mean((1, 2, 3)) - offset, 1.0)
+    intercept, slope = noise_by_brightness(grey)
+    least = np.maximum((intercept + slope * (offset + signal)) / 10, 0.25)
+    normal = np.random.default_rng(0).standard_normal(expected.shape)
+    amplifier, bright = intercept + slope * offset, slope * signal
+    for _ in range(_NOISE_TURNS):
+        # Counting noise grows with the signal, the amplifier's does not; each keeps a tenth.
+        total = np.maximum(amplifier + bright, least)
+        amplifier = np.clip(amplifier, 0.1 * total, 0.9 * total)
+        bright = total - amplifier
+        noise = dataclasses.replace(
+            instrument.noise,
+            dose_electrons=jnp.asarray(gain * signal / bright, float),
+            read_grey=jnp.asarray(np.sqrt(amplifier), float),
+        )
+        instrument = dataclasses.replace(instrument, noise=noise)
+        variance, _ = channel_noise(jnp.asarray(expected), instrument)
+        found = noise_by_brightness(expected + np.sqrt(np.asarray(variance)) * normal)
+        amplifier = amplifier + intercept - found[0] + (slope - found[1]) * offset
+        bright = bright + (slope - found[1]) * signal
+    return instrument
 
 
 def match_contrast(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) -> Instrument:
