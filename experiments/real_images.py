@@ -1,11 +1,26 @@
 """How far is a fitted simulation from single images of real instruments?
 
-Claim: TO BE MEASURED
+Claim: far. A classifier always tells them apart; what it sees on a porous ceramic are the shape of
+the grey values' distribution (too few mid-grey pixels) and edges, no longer noise.
 
-Command: ``python experiments/real_images.py`` (TIME on 2 cores; ``--only cement`` for one case;
-writes docs/figures/real_images.png). Needs the shared data. What no header states is assumed: 20 nm
-pixels and 2 kV for the electrode, whose image is averaged over 4 x 4 pixels, that of the cement,
-cut to a part that has pores, over 2 x 2.
+Command: ``python experiments/real_images.py`` (2 to 4 minutes a case on 2 cores; ``--only cement``
+for one; writes docs/figures/real_images.png). Needs the shared data. What no header states is
+assumed: 2 kV and secondaries for ceramic and electrode, 20 nm pixels for the electrode, whose image
+is averaged over 4 x 4 pixels; that of the cement, cut to a part that has pores, over 2 x 2.
+
+Held-out AUC on patches of 32 x 32 pixels with its 95 % interval, distance to the held-out part
+from the matched contrast to the fit, and of parts of the image among themselves; no moments are
+matched to images this small. Measured (the ceramic; the other two were not run to the end)::
+
+    ceramic 1  AUC 1.000 (0.933 to 1.000); distance 0.38 to 0.26, floor 0.32
+        skewness -1.57, real -0.74; median 144 grey, real 135; noise of bright parts 7 % too low
+    ceramic 2  AUC 1.000 (0.945 to 1.000); distance 0.31 to 0.26, floor 0.27
+        step in y 8 % too low; noise of bright parts 10 % too low; skewness -1.41, real -0.84
+    ceramic 3  AUC 1.000 (0.945 to 1.000); distance 0.16 to 0.16, floor 0.27
+        step in y 14 % too low; median 102 grey, real 95; noise of bright parts 9 % too low
+
+Before the noise was matched where a descent ends it was 28 to 33 % too high in all three, which
+told them apart best (AUC 0.94 to 0.98 alone).
 """
 
 import argparse

@@ -171,6 +171,21 @@ def test_steps_that_lead_away_are_halved():
     assert abs(float(found.free["detector.gain"])) < 4 * found.standard_errors[0] < 0.1
 
 
+def test_rounds_that_bring_nothing_are_not_repeated():
+    """A wall just beside the start: whatever the step, its end cannot be simulated."""
+    counted = []
+
+    def walled(free, keys):
+        counted.append(len(keys))
+        far = jnp.abs(free["detector.gain"]).max() > 0.06  # farther than a slope needs
+        return jnp.where(far, jnp.nan, simulate(free, keys))
+
+    found = run(record(TRUTH, 0), walled, rounds=20)
+    assert not found.converged
+    slopes = sum(1 for size in counted if size < 20)
+    assert slopes <= 8 * 6  # two ends of four unknowns, in six rounds at most
+
+
 def test_flat_round_trip_and_names():
     flat = flatten_free(TRUTH, UNKNOWNS)
     assert flat.names[:2] == ("detector.gain[0]", "detector.gain[1]")

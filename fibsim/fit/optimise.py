@@ -114,7 +114,7 @@ class FitResult:
             descent's end, and for the result (whose moments are those of the whole stack).
         real_distance: the same between two halves of the real crops, the floor of all these.
         loss: objective along the path.
-        descended: free variables at the descent's end.
+        descended: free variables at the descent's end, with the stack's noise.
         unknowns: what was free.
         refinement: end point, errors and misfit in the free space; None if left out.
         moment_names: of the numbers in ``refinement.deviations``.

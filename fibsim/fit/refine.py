@@ -40,7 +40,9 @@ __all__ = ["Flat", "Refinement", "RefineSettings", "flatten_free", "refine"]
 _SMALL, _NEAR = 0.15, 0.5
 # How often a step is halved that leads to where simulations are not finite, or farther away; the
 # distance may rise by so much, since slopes with noise do not end where it is least.
-_HALVINGS, _SLACK = 5, 1.0
+_HALVINGS, _SLACK = 3, 1.0
+# So many rounds in turn that bring nothing are the last.
+_IDLE_ROUNDS = 2
 # So many first rounds are of fewer simulations, if as many others follow.
 _ROUGH_ROUNDS = 2
 
@@ -319,6 +321,7 @@ def refine(
 
     before, is_size = at, np.isfinite(flat.lowest)
     weight, most, count = None, np.inf, 0
+    reached, idle = np.inf, 0
     moves: list[float] = []
     last_moved = ""
     found: list[np.ndarray] = []
@@ -330,6 +333,11 @@ def refine(
         at, samples = sweep_near(at, before, several, same, most)
         count = len(several)
         report("slopes")
+        if turn > 2:  # before, weights change and with them the distance
+            now = distance(at, samples, weight)
+            idle, reached = (idle + 1 if now > reached - _SLACK else 0), now
+            if idle >= _IDLE_ROUNDS:
+                break
         # Slopes and weights stay fixed for the steps of a round, or the end point would move
         # with them; and once near it, weights stay and slopes are averaged, against their noise.
         few = 1 if rough else settings.slope_simulations
@@ -340,6 +348,8 @@ def refine(
         if turn < 3:
             sampling = _variance(samples) * (1 / crops + 1 / len(several))
             weight = 1 / (sampling + tolerance**2)
+        if turn == 2:
+            reached = distance(at, samples, weight)
         hessian = slopes.T @ (weight[:, None] * slopes) + precision
         error = np.sqrt(np.diag(np.linalg.inv(hessian)))
         in_round = []
