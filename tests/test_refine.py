@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
-from fibsim.fit.refine import RefineSettings, flatten_free, noise_in_hessian, refine
+from fibsim.fit.newton import bounded_solution, limited_solution, noise_in_hessian
+from fibsim.fit.refine import RefineSettings, flatten_free, refine
 from fibsim.fit.unknowns import Unknown, from_free, natural_error
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
@@ -211,6 +212,23 @@ def test_noise_of_slopes_is_taken_off_the_hessian():
     error = np.std(clean, axis=0) / np.sqrt(len(clean))
     np.testing.assert_array_less(np.abs(np.mean(clean, 0) - expected), 4 * error)
     assert np.mean(noisy, 0)[2, 2] > 5 and abs(np.mean(clean, 0)[2, 2]) < 1
+
+
+def test_a_limited_step_is_the_best_within_its_limits():
+    """Damping leaves the well determined free; no move is beyond its limit or its bound."""
+    hessian = np.diag([100.0, 1.0, 4.0]) + 0.1
+    force = np.array([30.0, 50.0, -8.0])
+    lowest = np.array([-np.inf, -np.inf, -0.25])
+    free = bounded_solution(hessian, force, lowest)
+    assert free[2] == -0.25 and free[1] > 40
+    np.testing.assert_allclose((hessian @ free)[:2], force[:2])
+    limit = np.array([1.0, 2.0, 1.0])
+    move = limited_solution(hessian, force, lowest, limit)
+    assert np.max(np.abs(move) / limit) == pytest.approx(1.0, abs=1e-3)
+    assert -0.25 <= move[2] < 0
+    # The whole step shortened until the second is within its limit would hardly move the first.
+    assert move[0] > 10 * free[0] * 2 / free[1]
+    np.testing.assert_array_equal(limited_solution(hessian, force, lowest, 100 * limit), free)
 
 
 def test_errors_hold_where_slopes_are_noisy():
