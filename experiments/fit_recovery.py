@@ -41,6 +41,7 @@ from fibsim.fit import (
     to_free,
 )
 from fibsim.fit.refine import flatten_free
+from fibsim.io import atomic_write_text, csv_text
 from fibsim.presets import make_instrument
 from fibsim.stack import virtual_stack
 
@@ -158,10 +159,8 @@ def main() -> None:
     done = {int(row["draw"]) for row in rows}
     for seed in sorted(set(range(options.first, options.first + options.draws)) - done):
         rows += recover(seed)
-        with options.table.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        table = [[row[column] for column in rows[0]] for row in rows]
+        atomic_write_text(options.table, csv_text([list(rows[0]), *table]))
     show(rows)
 
 

@@ -31,14 +31,14 @@ from pathlib import Path
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-import tifffile
 from pictures import save
-from PIL import Image
 
+from fibsim import io
 from fibsim.compare import compare_stacks, draw_stacks
 from fibsim.console import use_compilation_cache
 from fibsim.fit import FitResult, FitSettings, fit_best_kind, instrument_file_of
-from fibsim.stack import Channel, Stack
+from fibsim.realign.features import bin_pixels
+from fibsim.stack import Stack
 
 SHOWN_PX, SHOWN_STATISTICS = 128, 4
 
@@ -83,20 +83,18 @@ CASES = {
 
 def load(case: Case, folder: Path) -> Stack:
     """The image as a stack of one slice."""
-    path = folder / case.file
-    image = tifffile.imread(path) if path.suffix == ".tif" else np.asarray(Image.open(path))
-    image = image[..., 0] if image.ndim == 3 else image
-    image, n = image[case.part], case.binned
-    y, x = (size // n for size in image.shape)
-    mean = image[: y * n, : x * n].reshape(y, n, x, n).mean((1, 3))
-    return Stack(
-        images=np.round(mean).astype(np.uint8)[None, None],
-        channels=(Channel(beam_kev=2.0, detector=case.detector, name="2kV"),),
+    facts = dict(
         pixel_nm=case.pixel_nm,
         slice_nm=case.pixel_nm,
+        beam_kev=(2.0,),
+        detector=(case.detector,),
         material=case.material,
         pores=case.pores,
     )
+    stack = io.read_stack(folder / case.file, overrides=facts)
+    part = stack.images[(..., *case.part)]
+    images = np.round(bin_pixels(part, case.binned)).astype(np.uint8)
+    return dataclasses.replace(stack, images=images)
 
 
 def measure(name: str, real: Stack, steps: int) -> tuple[FitResult, list[Stack]]:

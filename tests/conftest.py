@@ -11,8 +11,6 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("FIBSIM_CACHE", str(ROOT / ".pytest_cache" / "fibsim"))
 # GPUs would round factors of products to 10 bits, and tests compare beyond that.
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
-# Two workers share the cores: threads of one for small matrices would wait for the other's.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # The second is used where a test shares out stacks among devices.
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 

@@ -38,17 +38,26 @@ def record(truth, seed):
     return np.asarray(mean_moments(truth)) + NOISE / np.sqrt(CROPS) * rng.normal(size=12)
 
 
-def run(recorded, simulate=simulate, **changes):
+def run(
+    recorded,
+    simulate=simulate,
+    *,
+    unknowns=UNKNOWNS,
+    start=ORIGIN,
+    tolerance=1e-3,
+    seed=1,
+    **changes,
+):
     settings = dict(rounds=3, steps=4, simulations=60, slope_simulations=2)
     return refine(
         simulate,
         recorded,
         crops=CROPS,
-        tolerance=np.full(12, 1e-3),
-        start=ORIGIN,
-        origin=ORIGIN,
-        unknowns=UNKNOWNS,
-        key=jax.random.key(1),
+        tolerance=np.full(len(recorded), tolerance),
+        start=start,
+        origin=start,
+        unknowns=unknowns,
+        key=jax.random.key(seed),
         settings=RefineSettings(**settings | changes),
     )
 
@@ -112,16 +121,15 @@ def test_a_size_ends_at_zero_and_the_others_where_they_are_best_without_it():
         noise = 0.01 * jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
         return counting + read + noise
 
-    found = refine(
-        variance,
+    found = run(
         np.asarray(bright) - 0.5,
-        crops=4,
-        tolerance=np.full(3, 1e-2),
-        start=start,
-        origin=start,
+        variance,
         unknowns=unknowns,
-        key=jax.random.key(2),
-        settings=RefineSettings(rounds=6, steps=4, simulations=20),
+        start=start,
+        tolerance=1e-2,
+        seed=2,
+        rounds=6,
+        simulations=20,
     )
     assert found.converged
     assert float(found.free["noise.read_grey"]) == 0.0
@@ -157,16 +165,16 @@ def test_steps_that_lead_away_are_halved():
         noise = 0.01 * jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
         return jnp.arctan(3 * free["detector.gain"]) * jnp.asarray([1.0, 2.0, 3.0]) + noise
 
-    found = refine(
-        bent,
+    found = run(
         np.zeros(3),
-        crops=4,
-        tolerance=np.full(3, 1e-2),
-        start=start,
-        origin=start,
+        bent,
         unknowns=unknowns,
-        key=jax.random.key(3),
-        settings=RefineSettings(rounds=8, steps=2, simulations=12),
+        start=start,
+        tolerance=1e-2,
+        seed=3,
+        rounds=8,
+        steps=2,
+        simulations=12,
     )
     assert found.converged
     assert abs(float(found.free["detector.gain"])) < 4 * found.standard_errors[0] < 0.1
@@ -247,17 +255,7 @@ def test_errors_hold_where_slopes_are_noisy():
 
         return jax.vmap(one)(keys)
 
-    found = refine(
-        unsteady,
-        np.linspace(0.5, 1, size),
-        crops=CROPS,
-        tolerance=np.full(size, 1e-3),
-        start=ORIGIN,
-        origin=ORIGIN,
-        unknowns=UNKNOWNS,
-        key=jax.random.key(1),
-        settings=RefineSettings(rounds=4, steps=4, simulations=60, slope_simulations=3),
-    )
+    found = run(np.linspace(0.5, 1, size), unsteady, rounds=4, slope_simulations=3)
     last = found.flat.names.index("interaction.edge_gain")
     plain = found.slopes[:, last] @ found.slopes[:, last] / (NOISE**2 / CROPS)
     assert plain > 2 / 0.4**2  # the noise alone would take two thirds of the prior's variance

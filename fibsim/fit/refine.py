@@ -226,41 +226,43 @@ def refine(
     def sweep(vector, keys):
         return np.asarray(simulate(flat.split(vector), keys), float)
 
-    def distance(vector, samples, weight):
+    def distance(vector, samples):
         """What the steps are to lessen: ``(m - mu)' W (m - mu)`` and the prior's term."""
         missing = recorded - samples.mean(0)
         return missing @ (weight * missing) + np.sum(((vector - centre) / flat.prior_sd) ** 2)
 
-    def sweep_near(vector, before, keys, weight=None, most=np.inf):
+    def sweep_near(vector, before, keys, most):
         """Where simulations are finite and no farther than ``most``: at a vector, or on the way
         back to the one before."""
         for _ in range(_HALVINGS):
             samples = sweep(vector, keys)
-            fine = np.all(np.isfinite(samples))
-            if fine and (weight is None or distance(vector, samples, weight) < most):
+            if np.all(np.isfinite(samples)) and distance(vector, samples) < most:
                 return vector, samples
             vector = (vector + before) / 2
         return before, sweep(before, keys)
 
     before, is_size = at, np.isfinite(flat.lowest)
-    weight, most, count = None, np.inf, 0
-    reached, idle = np.inf, 0
+    rough_rounds = max(min(_ROUGH_ROUNDS, settings.rounds - _ROUGH_ROUNDS), 0)
+    weight, most = np.ones_like(recorded), np.inf
     moves: list[float] = []
     last_moved = ""
     found: list[np.ndarray] = []
+    distances: list[float] = []
     for turn in range(settings.rounds):
-        rough = turn < min(_ROUGH_ROUNDS, settings.rounds - _ROUGH_ROUNDS)
+        rough = turn < rough_rounds
         several = mean_keys[: -(-len(mean_keys) // 3)] if rough else mean_keys
-        # Distances are compared with the same random numbers only.
-        same = weight if len(several) == count else None
-        at, samples = sweep_near(at, before, several, same, most)
-        count = len(several)
+        if turn == rough_rounds:
+            most = np.inf  # distances are compared with the same random numbers only
+        at, samples = sweep_near(at, before, several, most)
         report("slopes")
-        if turn > 2:  # before, weights change and with them the distance
-            now = distance(at, samples, weight)
-            idle, reached = (idle + 1 if now > reached - _SLACK else 0), now
-            if idle >= _IDLE_ROUNDS:
-                break
+        if turn < 3:
+            sampling = _variance(samples) * (1 / crops + 1 / len(several))
+            weight = 1 / (sampling + tolerance**2)
+        distances.append(distance(at, samples))
+        # Those of the first rounds are of other weights.
+        recent = np.diff(distances[2:])[-_IDLE_ROUNDS:]
+        if len(recent) == _IDLE_ROUNDS and np.all(recent > -_SLACK):
+            break
         # Slopes and weights stay fixed for the steps of a round, or the end point would move
         # with them; and once near it, weights stay and slopes are averaged, against their noise.
         few = 1 if rough else settings.slope_simulations
@@ -268,21 +270,16 @@ def refine(
         found.append(_slopes(simulate, flat, at, keys, report))
         averaged = found[2:] or found[-1:]
         slopes = np.concatenate(averaged).mean(0)
-        if turn < 3:
-            sampling = _variance(samples) * (1 / crops + 1 / len(several))
-            weight = 1 / (sampling + tolerance**2)
-        if turn == 2:
-            reached = distance(at, samples, weight)
         hessian = slopes.T @ (weight[:, None] * slopes) + precision
         error = np.sqrt(np.diag(np.linalg.inv(hessian)))
         in_round = []
         for step in range(settings.steps):
             if step:
-                at, samples = sweep_near(at, before, several, weight, most)
+                at, samples = sweep_near(at, before, several, most)
                 report(f"last step {moves[-1]:.1f} standard errors")
                 if at is before:
                     break  # with these slopes there is no way on
-            most = distance(at, samples, weight) + _SLACK
+            most = distance(at, samples) + _SLACK
             missing = recorded - samples.mean(0)
             force = slopes.T @ (weight * missing) - precision @ (at - centre)
             # Far from the end the slopes are not to be trusted: an unknown moves by two standard
@@ -300,8 +297,7 @@ def refine(
         if not rough and in_round[0] < _NEAR and moves[-1] < 2 * _SMALL:
             break
 
-    same = weight if len(mean_keys) == count else None
-    at, samples = sweep_near(at, before, mean_keys, same, most)
+    at, samples = sweep_near(at, before, mean_keys, most)
     report("errors")
     deviation = recorded - samples.mean(0)
     share = 1 / crops + 1 / settings.simulations

@@ -1,7 +1,5 @@
 """Where a fit starts: the textbook instrument, with the stack's own contrast and noise."""
 
-import dataclasses
-
 import jax.numpy as jnp
 import numpy as np
 
@@ -92,12 +90,11 @@ def match_noise(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) 
         total = np.maximum(amplifier + bright, least)
         amplifier = np.clip(amplifier, 0.1 * total, 0.9 * total)
         bright = total - amplifier
-        noise = dataclasses.replace(
-            instrument.noise,
-            dose_electrons=jnp.asarray(gain * signal / bright, float),
-            read_grey=jnp.asarray(np.sqrt(amplifier), float),
-        )
-        instrument = dataclasses.replace(instrument, noise=noise)
+        noise = {
+            "noise.dose_electrons": jnp.asarray(gain * signal / bright, float),
+            "noise.read_grey": jnp.asarray(np.sqrt(amplifier), float),
+        }
+        instrument = replace_by_name(instrument, noise)
         variance, _ = channel_noise(jnp.asarray(expected), instrument)
         found = noise_by_brightness(expected + np.sqrt(np.asarray(variance)) * normal)
         amplifier = amplifier + intercept - found[0] + (slope - found[1]) * offset
@@ -115,17 +112,18 @@ def match_contrast(instrument: Instrument, grey: np.ndarray, expected: np.ndarra
     contrast = np.sqrt(np.maximum(grey.var(pixels) - noise**2, 0.05 * grey.var(pixels)))
     factor = contrast / np.maximum(expected.std(pixels), 1e-3)
     old = instrument.detector
-    offset = grey.mean(pixels) - factor * (expected.mean(pixels) - np.asarray(old.offset))
-    detector = dataclasses.replace(
-        old,
-        gain=jnp.asarray(np.asarray(old.gain) * factor, float),
-        offset=jnp.asarray(offset, float),
-    )
-    simulated = offset[each] + factor[each] * (expected - np.asarray(old.offset)[each])
-    instrument = match_noise(
-        dataclasses.replace(instrument, detector=detector), grey, simulated.astype(np.float32)
-    )
+    gain, old_offset = np.asarray(old.gain), np.asarray(old.offset)
+    offset = grey.mean(pixels) - factor * (expected.mean(pixels) - old_offset)
+    detector = {
+        "detector.gain": jnp.asarray(gain * factor, float),
+        "detector.offset": jnp.asarray(offset, float),
+    }
+    instrument = replace_by_name(instrument, detector)
+    simulated = offset[each] + factor[each] * (expected - old_offset[each])
+    instrument = match_noise(instrument, grey, simulated.astype(np.float32))
     simulated = simulated + noise[each] * np.random.default_rng(0).standard_normal(expected.shape)
     crops = crop_grid(grey, expected.shape[1:], _CROPS, seed=0)
-    faults = {k: jnp.asarray(v, float) for k, v in guess_faults(crops, simulated).items()}
-    return dataclasses.replace(instrument, faults=dataclasses.replace(instrument.faults, **faults))
+    faults = guess_faults(crops, simulated)
+    return replace_by_name(
+        instrument, {f"faults.{name}": jnp.asarray(size, float) for name, size in faults.items()}
+    )
