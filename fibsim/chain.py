@@ -45,7 +45,7 @@ class Scene:
 
 def first_scene(
     mean: Float[Array, "slice phase sublayer y x"],
-    offset_px: Float[Array, "slice sublayer"],
+    offset_px: Float[Array, "slice sublayer 2"],
     coefficients: Coefficients,
     *,
     periodic: bool,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from fibsim.instrument import Geometry
-from fibsim.resample import average_depth, shift_lateral
+from fibsim.resample import average_depth, shift_fractions
 
 __all__ = [
     "Cuts",
@@ -73,12 +73,13 @@ class Cuts:
     Attributes:
         border_nm: upper borders of all sub-layers, and the lower one of the deepest.
         height_nm, step_px, part_px: see `Layers`.
-        offset_px: displacement of each sub-layer's middle in the frame of its own face.
+        offset_px: displacements, in the frame of its own face, of the two depths that stand for
+            each sub-layer.
     """
 
     border_nm: Float[Array, " border"]
     height_nm: Float[Array, "slice sublayer"]
-    offset_px: Float[Array, "slice sublayer"]
+    offset_px: Float[Array, "slice sublayer 2"]
     step_px: Int[Array, " slice"]
     part_px: Float[Array, " slice"]
 
@@ -195,7 +196,10 @@ def plan_cuts(
     thickness = jnp.concatenate([thickness_nm, deeper])
     face = jnp.concatenate([jnp.zeros_like(thickness[:1]), jnp.cumsum(thickness)])
     top, bottom = sublayer_borders(sublayers)
-    depth = thickness[:, None] * (top + bottom) / 2  # of centres, below the own face
+    # Below the own face. A beam that leans passes a layer over a range of places; the mean over it
+    # is that of two (Gauss): at the middle alone, walls would be sharper the thicker layers are.
+    middle, spread = (top + bottom) / 2, (bottom - top) / 12**0.5
+    depth = thickness[:, None, None] * np.stack([middle - spread, middle + spread], axis=-1)
     lower = (thickness[:, None] * bottom + face[:-1, None]).reshape(-1)
     lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg)) / geometry.pixel_nm
     whole = jnp.round(jax.lax.stop_gradient(face * lean))
@@ -203,7 +207,7 @@ def plan_cuts(
     return Cuts(
         border_nm=jnp.concatenate([jnp.zeros_like(lower[:1]), lower]),
         height_nm=thickness[:, None] * (bottom - top),
-        offset_px=depth * lean + part[:-1, None],
+        offset_px=depth * lean + part[:-1, None, None],
         step_px=jnp.diff(whole).astype(jnp.int32),
         part_px=part[:-1],
     )
@@ -211,25 +215,23 @@ def plan_cuts(
 
 def lean_layers(
     mean: Float[Array, "phase sublayer y x"],
-    offset_px: Float[Array, " sublayer"],
+    offset_px: Float[Array, "sublayer 2"],
     *,
     periodic: bool,
 ) -> Float[Array, "phase sublayer y x"]:
     """The sub-layers of one slice in the frame of the leaning beam of its face."""
 
     def shear(layer):
-        values, offset = layer
-        # The interpolation overshoots at sharp edges.
-        return jnp.maximum(shift_lateral(values, offset, axis=-2, periodic=periodic), 0.0)
+        phases, offset = layer
+        return sum(shift_fractions(phases, o, axis=-2, periodic=periodic) for o in offset) / 2
 
     sheared = jax.lax.map(shear, (jnp.moveaxis(mean, 1, 0), offset_px))
-    sheared = jnp.moveaxis(sheared, 1, 0)
-    return sheared / jnp.maximum(sum(sheared), 1.0)
+    return jnp.moveaxis(sheared, 1, 0)
 
 
 def phase_shares(
     mean: Float[Array, "slice phase sublayer y x"],
-    offset_px: Float[Array, "slice sublayer"],
+    offset_px: Float[Array, "slice sublayer 2"],
     *,
     periodic: bool,
 ) -> Float[Array, " phase"]:
@@ -251,7 +253,7 @@ def mean_shares(each: Float[Array, "slice phase"]) -> Float[Array, " phase"]:
 
 def slice_shares(
     mean: Float[Array, "slice phase sublayer y x"],
-    offset_px: Float[Array, "slice sublayer"],
+    offset_px: Float[Array, "slice sublayer 2"],
     *,
     periodic: bool,
 ) -> Float[Array, "slice phase"]:

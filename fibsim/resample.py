@@ -15,6 +15,7 @@ __all__ = [
     "filter_lateral",
     "map_slices",
     "neighbour",
+    "shift_fractions",
     "shift_lateral",
     "shift_whole",
 ]
@@ -71,32 +72,46 @@ def _spread(cotangent: Array, start: Array, axis: int, periodic: bool) -> Array:
 
 
 def _keys_weights(t: Array) -> tuple[Array, ...]:
-    return (
-        0.5 * (-t + 2 * t**2 - t**3),
-        0.5 * (2 - 5 * t**2 + 3 * t**3),
-        0.5 * (t + 4 * t**2 - 3 * t**3),
-        0.5 * (-(t**2) + t**3),
-    )
+    """Of the pixels at -2, -1, 0, 1, 2 and 3 for a point at t in 0..1."""
+
+    def near(r):
+        return (1 - r) * (1 + r - 4 / 3 * r**2)
+
+    def middle(r):
+        return -r * (1 - r) * (8 - 7 * r) / 12
+
+    def far(r):
+        return r * (1 - r) ** 2 / 12
+
+    u = 1 - t
+    return far(t), middle(t), near(t), near(u), middle(u), far(u)
 
 
 def _keys_slopes(t: Array) -> tuple[Array, ...]:
-    return (
-        0.5 * (-1 + 4 * t - 3 * t**2),
-        0.5 * (-10 * t + 9 * t**2),
-        0.5 * (1 + 8 * t - 9 * t**2),
-        0.5 * (-2 * t + 3 * t**2),
-    )
+    """Derivatives of `_keys_weights`."""
+
+    def near(r):
+        return -14 / 3 * r + 4 * r**2
+
+    def middle(r):
+        return -(8 - 30 * r + 21 * r**2) / 12
+
+    def far(r):
+        return (1 - 4 * r + 3 * r**2) / 12
+
+    u = 1 - t
+    return far(t), middle(t), near(t), -near(u), -middle(u), -far(u)
 
 
 def _shift_parts(shift_px: Array) -> tuple[Array, Array]:
     whole = jnp.floor(shift_px)
-    return whole.astype(jnp.int32) - 1, shift_px - whole
+    return whole.astype(jnp.int32) - 2, shift_px - whole
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _shift_lateral(values, shift_px, axis, periodic):
     start, t = _shift_parts(shift_px)
-    taps = (_gathered(values, start + k, axis, periodic) for k in range(4))
+    taps = (_gathered(values, start + k, axis, periodic) for k in range(6))
     return sum(w * tap for w, tap in zip(_keys_weights(t), taps, strict=True))
 
 
@@ -121,10 +136,10 @@ def shift_lateral(
 ) -> Array:
     """``out[i] = values[i + shift_px]`` along one axis by cubic convolution (Keys 1981).
 
-    Catmull-Rom weights (doi 10.1109/TASSP.1981.1163711) keep fine detail that linear
-    interpolation would blur away when a shift is repeated from slice to slice, and are
-    continuously differentiable in the shift. Outside, periodic or edge values. For many shifts
-    at once use `jax.lax.map`.
+    The kernel of six pixels and fourth order (doi 10.1109/TASSP.1981.1163711), continuously
+    differentiable in the shift: moved by half a pixel, details of four pixels keep 0.94 of their
+    amplitude, with four pixels 0.88. Outside, periodic or edge values. For many shifts at once
+    use `jax.lax.map`.
     """
     shift_px = jnp.asarray(shift_px, values.dtype)
     return _shift_lateral(values, shift_px, axis % values.ndim, periodic)
@@ -154,6 +169,59 @@ def shift_whole(
 ) -> Array:
     """``out[i] = values[i + shift_px]`` for whole pixels, exact; borders as in `shift_lateral`."""
     return _shift_whole(values, jnp.asarray(shift_px, jnp.int32), axis % values.ndim, periodic)
+
+
+def _first_part(fraction: Array, t: Array, rise: Array) -> Array:
+    """What of a phase lies in a pixel's first part t, if its neighbours differ by ``rise``."""
+    even = t * fraction
+    sharp = jnp.where(rise > 0, jnp.maximum(fraction - (1 - t), 0.0), jnp.minimum(fraction, t))
+    return even + rise**2 * (sharp - even)
+
+
+def shift_fractions(
+    phases: Float[Array, "phase y x"], shift_px: Float[Array, ""], *, axis: int, periodic: bool
+) -> Float[Array, "phase y x"]:
+    """`shift_lateral` of volume fractions: what of each phase lies in the displaced pixels.
+
+    An image of edges is not band limited, and any interpolation of it blurs. But a pixel that an
+    edge cuts is known to be filled from the side of its fuller neighbour, so what lies in its
+    first t of a pixel is (donor and acceptor, Hirt & Nichols 1981, doi
+    10.1016/0021-9991(81)90145-5)::
+
+        max(f - (1 - t), 0)  if it is filled from the far side,  min(f, t)  if from the near one
+
+    and ``t f`` if it is filled evenly. The first is taken with weight d^2, the last with 1 - d^2,
+    d being the difference of the two neighbours: 1 across an edge, small on a slope. So for all
+    phases together; what they fill is shared among them in the same way, f being a phase's share
+    of it. Amounts are conserved, and fractions stay in 0..1.
+    """
+    shift_px = jnp.asarray(shift_px, phases.dtype)
+    whole = jnp.floor(shift_px)
+    t = shift_px - whole
+    axis = axis % phases.ndim
+
+    def sides(values):
+        return (neighbour(values, side, axis=axis, periodic=periodic) for side in (1, -1))
+
+    filled = jnp.sum(phases, 0, keepdims=True)
+    ahead, behind = sides(filled)
+    first = _first_part(filled, t, ahead - behind)
+    if len(phases) > 1:
+        some = jnp.where(filled > 0, filled, 1.0)
+        share = phases / some
+        share_ahead, share_behind = sides(share)
+        # Empty neighbours have no shares.
+        rise = (share_ahead - share_behind) * jnp.minimum(jnp.minimum(ahead, behind), 1.0)
+        t = first / some
+        part = _first_part(share, t, rise)
+        total = jnp.sum(part, 0, keepdims=True)
+        # Of more than two phases these do not add up to t: what is too much on its side is less.
+        less = part * t / jnp.where(total > 0, total, 1.0)
+        more = share - (share - part) * (1 - t) / jnp.where(total < 1, 1 - total, 1.0)
+        first = filled * jnp.where(total > t, less, jnp.where(total < t, more, part))
+    return shift_whole(phases - first, whole, axis=axis, periodic=periodic) + shift_whole(
+        first, whole + 1, axis=axis, periodic=periodic
+    )
 
 
 def neighbour(values: Float[Array, "... y x"], side: int, *, axis: int, periodic: bool) -> Array:

@@ -195,7 +195,7 @@ def _cut(specimen, instrument, cuts, border):
     phases = phase_fractions(specimen, instrument.num_phases)
     mean = jax.vmap(average_depth, in_axes=(0, None))(phases, border)
     count, _, *lateral = mean.shape
-    return phases, jnp.moveaxis(mean.reshape(count, *cuts.offset_px.shape, *lateral), 1, 0)
+    return phases, jnp.moveaxis(mean.reshape(count, *cuts.height_nm.shape, *lateral), 1, 0)
 
 
 @jax.jit
