@@ -23,7 +23,6 @@ from fibnet.adapt import (
 )
 from fibnet.checkpoint import latest_step
 from fibnet.data import SimulatedData, source_from_file
-from fibnet.resemble import resembling_kinds
 from fibnet.segment import predict
 from fibnet.segmenter import Segmenter, load_segmenter, save_segmenter
 from fibnet.train import TrainSettings, train
@@ -37,6 +36,7 @@ from fibsim.fit import (
     regression_unknowns,
     stack_residual,
 )
+from fibsim.fit.resemble import resembling_kinds
 from fibsim.fit.start import tilt_is_held
 from fibsim.instrument import leaves_by_name
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument

@@ -149,7 +149,8 @@ def of_kind(source: Source, kind: str) -> Source:
         return source
     numbers = {name: float(value) for name, value in source.specimen.items()}
     # Of two levels the finer one.
-    feature_nm = min(numbers[n] / factor for n, factor in KINDS[source.kind].guessed.items())
+    guessed = KINDS[source.kind].guessed.items()
+    feature_nm = min(numbers[n] / factor for n, factor in guessed if n.endswith("nm"))
     fraction = math.prod(v for n, v in numbers.items() if n.endswith("fraction"))
     guess = KINDS[kind].guess(feature_nm, fraction)
     specimen = {name: jnp.asarray(value, float) for name, value in guess.items()}

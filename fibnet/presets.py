@@ -7,7 +7,6 @@ from fibnet.model import ModelConfig
 from fibnet.refine import VolumeRefinement
 from fibnet.train import TrainSettings
 from fibsim.fit import RefineSettings, RegressionSettings
-from fibsim.fit.choose import AUTOMATIC_KINDS
 
 __all__ = ["NETWORKS", "PRESETS", "PRETRAINING", "PRETRAINING_DATA", "Preset"]
 
@@ -50,7 +49,7 @@ class Preset:
         cases: simulated stacks that the measures' intervals are taken from; 0 for none.
         fit_steps: optimiser steps of the instrument's fit.
         refine: its Gauss-Newton steps after these; None for none, and no errors.
-        kinds: specimen generators tried when the stack names none.
+        kinds: specimen generators to choose from when the stack names none; None for all.
         description: for the help text.
     """
 
@@ -63,7 +62,7 @@ class Preset:
     retrain: TrainSettings
     fit_steps: int
     refine: RefineSettings | None
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...] | None
     refinement: VolumeRefinement | None
     cases: int
     description: str
@@ -100,7 +99,7 @@ PRESETS: dict[str, Preset] = {
         retrain=TrainSettings(
             steps=500, learning_rate=7e-3, ema=0.98, checkpoint_every=100, validate_every=100
         ),
-        kinds=AUTOMATIC_KINDS,
+        kinds=None,
         refinement=VolumeRefinement(),
         cases=12,
         description="a volume to publish, at most 25 minutes on 2 CPU cores",
@@ -126,7 +125,7 @@ PRESETS: dict[str, Preset] = {
         ),
         fit_steps=500,
         refine=RefineSettings(rounds=8, simulations=80, slope_simulations=4),
-        kinds=AUTOMATIC_KINDS,
+        kinds=None,
         refinement=VolumeRefinement(rounds=3),
         cases=30,
         description="no time limit; for a GPU or most of a day",

@@ -14,6 +14,7 @@ from fibsim.fit import (
     RefineSettings,
     check_fittable,
     default_unknowns,
+    draw_sample,
     fit_best_kind,
     fit_instrument,
     grey_levels,
@@ -23,9 +24,11 @@ from fibsim.fit import (
     statements,
     table_of_unknowns,
 )
+from fibsim.fit.choose import simplest
 from fibsim.fit.descent import limited_adam
 from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
 from fibsim.fit.first_guess import guess_tilt_deg
+from fibsim.fit.resemble import Resemblance
 from fibsim.fit.start import tilt_is_held
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
 from fibsim.fit.unknowns import (
@@ -38,7 +41,7 @@ from fibsim.fit.unknowns import (
 from fibsim.instrument import MillingFaults, leaves_by_name
 from fibsim.presets import make_instrument
 from fibsim.simulate_command import record
-from fibsim.stack import Channel, Stack
+from fibsim.stack import Channel, Stack, virtual_stack
 
 
 @pytest.fixture(scope="module")
@@ -156,22 +159,6 @@ def test_short_fit_gets_closer_than_the_default(stack, monkeypatch):
     )
     np.testing.assert_array_equal(fit.loss[:3], again.loss)
 
-    # Another descent goes on from its end.
-    longer = fit_instrument(
-        stack,
-        key=jax.random.key(0),
-        settings=dataclasses.replace(settings, steps=2, learning_rate=1e-4),
-        start=start,
-        going_on=fit,
-    )
-    np.testing.assert_array_equal(longer.loss[:12], fit.loss)
-    assert longer.loss.shape == (14,)
-    for name, value in fit.descended.items():
-        measured_anew = name in ("noise.dose_electrons", "noise.read_grey")
-        np.testing.assert_allclose(
-            longer.descended[name], value, atol=1e-2 if measured_anew else 1e-3, err_msg=name
-        )
-
     # Moments whose steps lead away are not followed.
     def stray(problem, settings, grey, matched, specimen, unknowns, free, *args, **kwargs):
         moved = {**free, "detector.gain": free["detector.gain"] + 1.5}
@@ -190,29 +177,79 @@ def test_short_fit_gets_closer_than_the_default(stack, monkeypatch):
     assert not standard_errors(kept)
 
 
-def test_the_closest_kind_goes_on_from_its_trial(stack, monkeypatch):
-    calls = []
+KINDS_OF_STACKS = {
+    "waves": {"solid_fraction": 0.4, "ligament_nm": 30.0},
+    "hierarchical": {
+        "upper_fraction": 0.5,
+        "upper_ligament_nm": 110.0,
+        "lower_fraction": 0.5,
+        "lower_ligament_nm": 24.0,
+    },
+    "spheres": {"solid_fraction": 0.6, "radius_nm": 30.0, "radius_sd": 0.4},
+}
 
-    def fit(stack, *, kind, settings, going_on, **_):
-        calls.append((kind, settings.steps, settings.refine, going_on))
-        distance = {"waves": 0.2, "hierarchical": 0.1}[kind]
-        return types.SimpleNamespace(kind=kind, fitted_distance=distance)
+
+@pytest.mark.parametrize("kind", KINDS_OF_STACKS)
+def test_the_kind_is_told_from_the_faces_of_a_stack(kind, monkeypatch):
+    """Through shine, noise and a threshold; the fit starts from what was found."""
+    lens = make_instrument(beam_kev=(1.0, 5.0), tilt_deg=38.0)
+    parameters = {name: jnp.asarray(value) for name, value in KINDS_OF_STACKS[kind].items()}
+    drawn = draw_sample(
+        lens, parameters, key=jax.random.key(3), kind=kind, shape=(16, 128, 128),
+        slice_nm=10.0, pixel_nm=4.0, sublayers=3, below_slices=8,
+    )  # fmt: skip
+    given = {}
+
+    @dataclasses.dataclass
+    class Fit:
+        kinds: tuple = ()
+
+    monkeypatch.setattr(
+        "fibsim.fit.choose.fit_instrument", lambda _, **how: given.update(how) or Fit()
+    )
+    recorded = virtual_stack(drawn.images, lens)
+    kinds = tuple(KINDS_OF_STACKS)
+    fit = fit_best_kind(recorded, key=jax.random.key(0), settings=FitSettings(), kinds=kinds)
+    assert given["kind"] == kind
+    lengths = [name for name in parameters if name.endswith("_nm")]
+    found = [given["specimen"][name] for name in lengths]
+    assert found == pytest.approx([float(parameters[name]) for name in lengths], rel=0.4)
+    assert [k.distance for k in fit.kinds] == sorted(k.distance for k in fit.kinds)
+
+
+def test_the_simplest_of_kinds_that_are_alike_is_chosen():
+    one, two, far = (
+        Resemblance(kind=kind, parameters=dict.fromkeys(range(number), 1.0), distance=d, chance=c)
+        for kind, number, d, c in (("a", 2, 0.05, 0.01), ("b", 4, 0.04, 0.03), ("c", 1, 0.06, 0.1))
+    )
+    assert simplest([two, one, far]).kind == "a"
+    assert simplest([dataclasses.replace(two, chance=0.01), one, far]).kind == "b"
+
+
+def test_a_stated_kind_is_fitted(stack, monkeypatch):
+    asked = []
+
+    def fit(stack, *, kind, specimen, **_):
+        asked.append((kind, specimen))
+        return dataclasses.make_dataclass("Fit", [("kinds", tuple, ())])()
 
     monkeypatch.setattr("fibsim.fit.choose.fit_instrument", fit)
-    how = FitSettings(steps=100)
-    chosen = fit_best_kind(stack, key=jax.random.key(0), settings=how)
-    trials, last = calls[:2], calls[2]
-    assert [kind for kind, *_ in trials] == ["waves", "hierarchical"]
-    assert all(steps == 40 and refine is None for _, steps, refine, _ in trials)
-    assert last[:3] == ("hierarchical", 60, how.refine) and chosen.kind == "hierarchical"
-    assert last[3].kind == "hierarchical" and last[3].fitted_distance == 0.1
-    # A long fit begins anew; one kind, or a fit no longer than a trial, needs none.
-    calls.clear()
-    fit_best_kind(stack, key=jax.random.key(0), settings=FitSettings(steps=200))
-    assert calls[2][1] == 200 and calls[2][3] is None
-    calls.clear()
-    fit_best_kind(stack, key=jax.random.key(0), settings=how, kinds=("waves",))
-    assert [(kind, steps) for kind, steps, *_ in calls] == [("waves", 100)]
+    how = dict(key=jax.random.key(0), settings=FitSettings())
+    fit_best_kind(dataclasses.replace(stack, specimen="fibres"), **how)
+    fit_best_kind(stack, kinds=("gyroid",), **how)
+    with monkeypatch.context() as patch:  # as of a stack too small to draw on
+
+        def refuse(*_, **__):
+            raise InputError("no kind can be drawn")
+
+        patch.setattr("fibsim.fit.choose.resembling_kinds", refuse)
+        fit_best_kind(stack, kinds=("spheres", "waves"), **how)
+    # Nor does a single slice tell.
+    for material in ("Au", "ZrO2"):
+        single = dataclasses.replace(stack, images=stack.images[:, :1], material=material)
+        fit_best_kind(single, **how)
+    kinds = [kind for kind, specimen in asked if specimen is None]
+    assert kinds == ["fibres", "gyroid", "spheres", "waves", "spheres"]
 
 
 @pytest.mark.usefixtures("compiled_fast_once")

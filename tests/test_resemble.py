@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from fibnet.resemble import count, difference, resembling_kinds
 from fibsim.errors import InputError
+from fibsim.fit.resemble import count, difference, resembling_kinds
 from fibsim.specimens import make
 
 VOXEL = (10.0, 4.0, 4.0)

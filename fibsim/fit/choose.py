@@ -1,24 +1,52 @@
-"""Which specimen generator resembles the stack: short fits of several, the closest one wins."""
+"""Which specimen generator resembles the stack, told from its milled faces before any fit."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 
+from fibsim.errors import InputError
+from fibsim.fit.doubts import FEW_SLICES
+from fibsim.fit.first_guess import bright_faces, grey_levels
+from fibsim.fit.ground import slices_above_ground
 from fibsim.fit.optimise import FitResult, FitSettings, fit_instrument
+from fibsim.fit.resemble import Resemblance, resembling_kinds
+from fibsim.fit.start import check_fittable, shallowest
+from fibsim.material_file import named_material
+from fibsim.specimens import KINDS
 from fibsim.stack import Stack
 
-__all__ = ["AUTOMATIC_KINDS", "fit_best_kind"]
+__all__ = ["fit_best_kind", "kinds_of_faces", "simplest", "usual_kind"]
 
-AUTOMATIC_KINDS = ("waves", "hierarchical")
-"""Tried when nothing states the specimen: one and two levels of nanoporous structure."""
 
-_TRIAL_STEPS = 40
-# In trials: so long a fit gains nothing by one.
-_LONG = 4
-# Of the learning rate, which a trial has brought to its end once; with half of it the first steps
-# led away by as much as twenty others led back.
-_GOING_ON = 0.25
+def usual_kind(stack: Stack) -> str:
+    """Pores of one level in a metal, as dealloying leaves them; grains in any other solid, as
+    ceramics are sintered and electrodes pressed from them."""
+    return "waves" if named_material(stack.material or "Au").kind == "metal" else "spheres"
+
+
+def kinds_of_faces(stack: Stack, kinds: Sequence[str] = tuple(KINDS)) -> list[Resemblance]:
+    """How well every kind of specimen resembles what is brightest in a stack, the closest first.
+
+    A threshold finds milled faces only roughly, but how far and how evenly they reach tells one
+    level of pores from two, and both from grains. No kind if the stack is too small or too even.
+    Two-dimensional images do not tell: of three of a ceramic made of grains, none was closest to
+    grains.
+    """
+    grey = grey_levels(stack)
+    faces = bright_faces(shallowest(grey[:, : slices_above_ground(grey)], stack))
+    try:
+        return resembling_kinds(faces, stack.voxel_nm, kinds=kinds)
+    except InputError:
+        return []
+
+
+def simplest(kinds: Sequence[Resemblance]) -> Resemblance:
+    """The closest of some kinds, or one of fewer parameters that is as close, but for half of what
+    chance makes of the closest: two levels of one size are as one level."""
+    best = kinds[0]
+    close = [kind for kind in kinds if kind.distance <= best.distance + best.chance / 2]
+    return min(close, key=lambda kind: len(kind.parameters))
 
 
 def fit_best_kind(
@@ -29,41 +57,37 @@ def fit_best_kind(
     kinds: Sequence[str] | None = None,
     progress: Callable[[str, int, int, str], None] | None = None,
 ) -> FitResult:
-    """Fit with the kind that the stack names, else with the best of ``kinds``.
+    """Fit with the kind that the stack names, else with the `simplest` that resembles it.
 
-    Every kind is fitted for 40 steps; the fit with the smallest held-out distance then goes on to
-    its full length, or begins anew at its own pace if it is four times as long as a trial. One kind
-    (or a fit no longer than a trial) needs no trial.
+    Fewer than four slices do not tell kinds apart; of them `usual_kind` is taken.
 
     Args:
-        kinds: candidates; those of `AUTOMATIC_KINDS` if not given.
+        kinds: candidates; all of `fibsim.specimens.KINDS` if not given.
         progress: called with (kind, step, steps, text).
 
     Raises:
         InputError: as `fit_instrument`.
     """
+    check_fittable(stack)
     if stack.specimen is not None:
         kinds = (stack.specimen,)
-    kinds = tuple(kinds or AUTOMATIC_KINDS)
+    elif stack.num_slices < FEW_SLICES:
+        kinds = kinds or (usual_kind(stack),)
+    kinds = tuple(kinds or KINDS)
+    found = kinds_of_faces(stack, kinds) if len(kinds) > 1 else []
+    chosen = simplest(found) if found else None
+    kind = chosen.kind if chosen else kinds[0]
 
-    def run(kind: str, how: FitSettings, going_on: FitResult | None = None) -> FitResult:
-        def report(step: int, steps: int, text: str) -> None:
-            if progress is not None:
-                progress(kind, step, steps, text)
+    def report(step: int, steps: int, text: str) -> None:
+        if progress is not None:
+            progress(kind, step, steps, text)
 
-        return fit_instrument(
-            stack, key=key, kind=kind, settings=how, going_on=going_on, progress=report
-        )
-
-    if len(kinds) == 1 or settings.steps <= _TRIAL_STEPS:
-        return run(kinds[0], settings)
-    trial = dataclasses.replace(settings, steps=_TRIAL_STEPS, refine=None, find_ground=False)
-    best = min((run(kind, trial) for kind in kinds), key=lambda fit: fit.fitted_distance)
-    if settings.steps >= _LONG * _TRIAL_STEPS:
-        return run(best.kind, settings)
-    rest = dataclasses.replace(
-        settings,
-        steps=settings.steps - _TRIAL_STEPS,
-        learning_rate=_GOING_ON * settings.learning_rate,
+    fit = fit_instrument(
+        stack,
+        key=key,
+        kind=kind,
+        specimen=chosen.parameters if chosen else None,
+        settings=settings,
+        progress=report,
     )
-    return run(best.kind, rest, best)
+    return dataclasses.replace(fit, kinds=tuple(found))

@@ -33,6 +33,7 @@ from fibsim.fit.ground import ground_depth, slices_above_ground
 from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
 from fibsim.fit.problem import Problem
 from fibsim.fit.refine import Refinement, RefineSettings, refine
+from fibsim.fit.resemble import Resemblance
 from fibsim.fit.simulated import slices_below
 from fibsim.fit.staged import MomentSimulator
 from fibsim.fit.start import (
@@ -40,6 +41,7 @@ from fibsim.fit.start import (
     first_instrument,
     match_contrast,
     match_noise,
+    shallowest,
     tilt_is_held,
     unshaded,
 )
@@ -114,7 +116,6 @@ class FitResult:
             descent's end, and for the result (whose moments are those of the whole stack).
         real_distance: the same between two halves of the real crops, the floor of all these.
         loss: objective along the path.
-        descended: free variables at the descent's end, with the stack's noise.
         unknowns: what was free.
         refinement: end point, errors and misfit in the free space; None if left out.
         moment_names: of the numbers in ``refinement.deviations``.
@@ -123,6 +124,8 @@ class FitResult:
             looked for.
         converged: whether the moments' steps came to rest near the stack; None if left out.
         warnings: sentences on what may be wrong with the stack or with what is stated of it.
+        kinds: how well each kind of specimen resembles the milled faces, the closest first; empty
+            if there was no choice.
     """
 
     instrument: Instrument
@@ -136,7 +139,6 @@ class FitResult:
     fitted_distance: float
     real_distance: float
     loss: np.ndarray
-    descended: dict[str, jax.Array]
     unknowns: Mapping[str, Unknown]
     refinement: Refinement | None
     moment_names: list[str]
@@ -144,6 +146,7 @@ class FitResult:
     ground: Ground | None
     converged: bool | None
     warnings: tuple[str, ...] = ()
+    kinds: tuple[Resemblance, ...] = ()
 
 
 @jax.tree_util.register_dataclass
@@ -219,12 +222,12 @@ def fit_instrument(
     *,
     key: jax.Array,
     kind: str = "waves",
+    specimen: Mapping[str, float] | None = None,
     start: Instrument | None = None,
     unknowns: Mapping[str, Unknown] | None = None,
     settings: FitSettings | None = None,
     distance: Distance | None = None,
     optimiser: optax.GradientTransformation | None = None,
-    going_on: "FitResult | None" = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> FitResult:
     """Fit instrument and specimen statistics to a stack by distribution matching.
@@ -237,14 +240,14 @@ def fit_instrument(
         stack: the user's stack. Grey values are scaled to 0..255 (`grey_levels`), and gain,
             offset and noise of the result are in these units.
         kind: specimen generator, a name in `fibsim.specimens.KINDS`.
+        specimen: values of its parameters to start from, instead of those that the correlation and
+            the histogram suggest.
         start: instrument to start from; textbook values of the stack's channels if not given. What
             is free of its contrast, noise and faults is first matched to the stack.
         unknowns: which leaves are free; `default_unknowns` if not given.
         distance: (real crop, simulated crop, key) -> a scalar, differentiable in the second;
             crops are ``(channel, slice, y, x)``. `patch_distance` if not given.
         optimiser: of the descent; Adam on a cosine, steps limited, if not given.
-        going_on: a fit of the same unknowns to the same stack, from whose descent's end this
-            one's descent starts.
         progress: called with (step, steps, text), first for the descent, then for the moments.
 
     Raises:
@@ -255,9 +258,9 @@ def fit_instrument(
     whole = grey_levels(stack)
     grey = whole[:, : slices_above_ground(whole)]
     part, held, shape = split_stack(grey, settings.crop_px, settings.crop_slices)
-    # The lowest voltage shows most of the face and least of what lies behind.
-    shallow = grey[int(np.argmin([c.beam_kev for c in stack.channels]))]
-    guess = KINDS[kind].guess(guess_feature_nm(grey, stack.pixel_nm), guess_solid_fraction(shallow))
+    solid_fraction = guess_solid_fraction(shallowest(grey, stack))
+    guess = KINDS[kind].guess(guess_feature_nm(grey, stack.pixel_nm), solid_fraction)
+    guess |= dict(specimen or {})
     below = settings.below_slices
     if below is None:
         below = slices_below(guess, stack.slice_nm)
@@ -293,10 +296,7 @@ def fit_instrument(
         distance=distance,
     )
     given = _Given(real=real, starts=starts, instrument=matched, specimen=specimen, origin=origin)
-    first_values = origin
-    if going_on is not None:
-        first_values, key_path = going_on.descended, jax.random.fold_in(key_path, 1)
-    free, losses = _descend(objective, given, first_values, key_path, settings, optimiser, progress)
+    free, losses = _descend(objective, given, origin, key_path, settings, optimiser, progress)
     free |= _noise_of(problem, free, matched, specimen, unknowns, grey, key_start)
     held_args = jnp.asarray(held.grey), jnp.asarray(held.starts)
 
@@ -346,8 +346,7 @@ def fit_instrument(
         descent_distance=at_descent,
         fitted_distance=fitted,
         real_distance=problem.real_distance(real, starts, *held_args, key_held),
-        loss=losses if going_on is None else np.concatenate([going_on.loss, losses]),
-        descended=before,
+        loss=losses,
         unknowns=unknowns,
         refinement=refinement,
         moment_names=names,

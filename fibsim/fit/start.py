@@ -44,6 +44,11 @@ def first_instrument(stack: Stack) -> Instrument:
     )
 
 
+def shallowest(grey: np.ndarray, stack: Stack) -> np.ndarray:
+    """The channel of lowest voltage, which shows most of the face and least of what lies behind."""
+    return grey[int(np.argmin([c.beam_kev for c in stack.channels]))]
+
+
 def check_fittable(stack: Stack, kind: str | None = None) -> None:
     """Refuse, before any long work, a stack that a fit could not use.
 

@@ -112,6 +112,13 @@ def statements(result: FitResult) -> list[str]:
             f"as over dense ground {float(result.ground.depth_nm):.0f} nm below the first face; "
             "these slices took no part in the fit, and simulated stacks rest on such ground."
         )
+    if result.kinds:
+        said.append(
+            f"{result.kind} was chosen by how well kinds of specimen resemble the milled faces: "
+            + ", ".join(f"{kind.kind} {kind.distance:.3f}" for kind in result.kinds)
+            + f" (0: not to be told apart; two draws of {result.kinds[0].kind}: "
+            f"{result.kinds[0].chance:.3f})."
+        )
     if refinement is None:
         said.append("No errors were computed, since the fit ended with its descent.")
         return said

@@ -35,8 +35,8 @@ class Kind:
         options: static choices with their defaults.
         features: lengths that set the margin of a non-periodic specimen, with the multiple of
             each over which the structure forgets itself.
-        guessed: lengths that a fit starts from, as multiples of the half width of the
-            autocorrelation.
+        guessed: what a fit starts from: lengths as multiples of the half width of the
+            autocorrelation, numbers without unit as they are.
     """
 
     generate: Callable[..., Array]
@@ -53,8 +53,9 @@ class Kind:
         """
         fractions = [name for name in self.parameters if name.endswith("fraction")]
         each = solid_fraction ** (1 / len(fractions))
-        lengths = {name: factor * feature_nm for name, factor in self.guessed.items()}
-        own = dict.fromkeys(fractions, each) | lengths
+        units = {name: feature_nm if name.endswith("nm") else 1.0 for name in self.guessed}
+        sizes = {name: factor * units[name] for name, factor in self.guessed.items()}
+        own = dict.fromkeys(fractions, each) | sizes
         return {name: own[name] for name in self.parameters if name in own}
 
 
@@ -93,7 +94,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             parameters=dict(solid_fraction=0.4, radius_nm=50.0, radius_sd=0.0),
             options=dict(num=4096, invert=False),
             features=dict(radius_nm=2.5),
-            guessed=dict(radius_nm=1.5),
+            guessed=dict(radius_nm=1.1, radius_sd=0.4),
         ),
         "fibres": _kind(
             generate=boolean_fibres,

@@ -1,5 +1,6 @@
 """Which generator of specimens resembles a segmented volume, and with which parameters.
 
+Serves the fit, whose volume is what is bright, and `fibnet.alternate`, whose volume is segmented.
 Draws of every kind are compared with the volume by what can be counted in both: the solid fraction,
 the two-point correlation along all axes, and how long straight lines stay in the solid and in the
 pores (chords; Torquato 2002, Random Heterogeneous Materials, doi 10.1007/978-1-4757-6355-3).
@@ -22,6 +23,8 @@ __all__ = ["Counted", "Resemblance", "count", "difference", "resembling_kinds"]
 
 # Drawn and compared at most: what is larger adds time and nothing else.
 _LARGEST = (40, 112, 112)
+# Drawn at least, also for a single slice, or coarse structures would not fit in.
+_SHALLOWEST = 24
 _EVALUATIONS_PER_PARAMETER = 14
 _BINS = 24
 # A draw that a kind cannot make is worse than any that it can.
@@ -150,10 +153,11 @@ def resembling_kinds(
     if not 0.001 < label.mean() < 0.999:
         raise InputError(f"the volume is {100 * label.mean():.1f} % solid; it shows no structure.")
     shape = tuple(min(n, limit) for n, limit in zip(label.shape, _LARGEST, strict=True))
-    shape = (max(shape[0], 4), *(n - n % 2 for n in shape[1:]))
+    shape = (max(shape[0], _SHALLOWEST), *(n - n % 2 for n in shape[1:]))
     half = _half_width(label)
     lateral = int(np.clip(4 * half, 4, min(shape[1:]) // 2))
-    reach = (int(np.clip(round(lateral * voxel_nm[2] / voxel_nm[0]), 1, shape[0] // 2)), lateral)
+    deep = int(np.clip(round(lateral * voxel_nm[2] / voxel_nm[0]), 1, shape[0] // 2))
+    reach = (min(deep, len(label) - 1), lateral)
     edges = np.unique(np.geomspace(1, min(shape[1:]) / 1.5, _BINS).round().astype(int))
     wanted = count(label, reach, edges)
     key = jax.random.key(seed)
