@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
-from fibsim.fit.newton import bounded_solution, limited_solution, noise_in_hessian
+from fibsim.fit.newton import (
+    bounded_solution,
+    limited_solution,
+    no_wider_than,
+    noise_in_hessian,
+)
 from fibsim.fit.refine import RefineSettings, flatten_free, refine
 from fibsim.fit.unknowns import Unknown, from_free, natural_error
 
@@ -324,3 +329,15 @@ def test_moments_are_differentiable(images):
     slope = float(jax.grad(value)(1.0))
     numeric = float(value(1.01) - value(0.99)) / 0.02
     assert slope == pytest.approx(numeric, rel=0.05)
+
+
+def test_nothing_is_known_less_well_than_before():
+    """Directions in which a covariance is wider than the prior's get the prior's, others stay."""
+    prior_sd = np.array([2.0, 0.5, 1.0])
+    narrow = np.diag(prior_sd**2) * 0.3
+    narrow[0, 1] = narrow[1, 0] = 0.1
+    np.testing.assert_allclose(no_wider_than(prior_sd, narrow), narrow, rtol=1e-12)
+    turned = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    unit = np.outer(prior_sd, prior_sd)
+    wide, held = ((turned * values) @ turned.T * unit for values in ([1e6, 0.2, 3], [1, 0.2, 1]))
+    np.testing.assert_allclose(no_wider_than(prior_sd, wide), held, rtol=1e-8, atol=1e-9)

@@ -3,7 +3,13 @@
 import numpy as np
 from jaxtyping import Float
 
-__all__ = ["bounded_solution", "less_noise", "limited_solution", "noise_in_hessian"]
+__all__ = [
+    "bounded_solution",
+    "less_noise",
+    "limited_solution",
+    "no_wider_than",
+    "noise_in_hessian",
+]
 
 
 def bounded_solution(
@@ -78,7 +84,19 @@ def less_noise(
     prior_sd: Float[np.ndarray, " unknown"],
 ) -> Float[np.ndarray, "unknown unknown"]:
     """``hessian - noise``, and nowhere less than the prior's precision."""
-    scaled = (hessian - noise) * np.outer(prior_sd, prior_sd)
-    value, vector = np.linalg.eigh(scaled)
-    scaled = (vector * np.maximum(value, 1.0)) @ vector.T
-    return scaled / np.outer(prior_sd, prior_sd)
+    unit = np.outer(prior_sd, prior_sd)
+    value, vector = np.linalg.eigh((hessian - noise) * unit)
+    return (vector * np.maximum(value, 1.0)) @ vector.T / unit
+
+
+def no_wider_than(
+    prior_sd: Float[np.ndarray, " unknown"], covariance: Float[np.ndarray, "unknown unknown"]
+) -> Float[np.ndarray, "unknown unknown"]:
+    """The covariance, and nowhere more than the prior's.
+
+    No recording makes an unknown worse known than it was. Where slopes are mostly noise, what is
+    left of the Hessian is small but the noise still carries the moments' scatter.
+    """
+    unit = np.outer(prior_sd, prior_sd)
+    value, vector = np.linalg.eigh(covariance / unit)
+    return (vector * np.minimum(value, 1.0)) @ vector.T * unit

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from fibsim.fit.newton import less_noise, limited_solution, noise_in_hessian
+from fibsim.fit.newton import less_noise, limited_solution, no_wider_than, noise_in_hessian
 from fibsim.fit.unknowns import Unknown
 
 __all__ = ["Flat", "Refinement", "RefineSettings", "flatten_free", "refine"]
@@ -319,7 +319,7 @@ def refine(
     return Refinement(
         free=flat.split(at),
         flat=flat,
-        covariance=spread,
+        covariance=no_wider_than(flat.prior_sd, spread),
         converged=bool(moves[-1] < 2 * _SMALL and in_round[0] < 2 * _NEAR),
         misfit=misfit,
         deviations=deviation / expected,
