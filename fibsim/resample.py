@@ -89,18 +89,7 @@ def _keys_weights(t: Array) -> tuple[Array, ...]:
 
 def _keys_slopes(t: Array) -> tuple[Array, ...]:
     """Derivatives of `_keys_weights`."""
-
-    def near(r):
-        return -14 / 3 * r + 4 * r**2
-
-    def middle(r):
-        return -(8 - 30 * r + 21 * r**2) / 12
-
-    def far(r):
-        return (1 - 4 * r + 3 * r**2) / 12
-
-    u = 1 - t
-    return far(t), middle(t), near(t), -near(u), -middle(u), -far(u)
+    return jax.jvp(_keys_weights, (t,), (jnp.ones_like(t),))[1]
 
 
 def _shift_parts(shift_px: Array) -> tuple[Array, Array]:

@@ -189,6 +189,13 @@ KINDS_OF_STACKS = {
 }
 
 
+@dataclasses.dataclass
+class Fit:
+    """What a fit returns, as far as the choice of a kind sees it."""
+
+    kinds: tuple = ()
+
+
 @pytest.mark.parametrize("kind", KINDS_OF_STACKS)
 def test_the_kind_is_told_from_the_faces_of_a_stack(kind, monkeypatch):
     """Through shine, noise and a threshold; the fit starts from what was found."""
@@ -199,11 +206,6 @@ def test_the_kind_is_told_from_the_faces_of_a_stack(kind, monkeypatch):
         slice_nm=10.0, pixel_nm=4.0, sublayers=3, below_slices=8,
     )  # fmt: skip
     given = {}
-
-    @dataclasses.dataclass
-    class Fit:
-        kinds: tuple = ()
-
     monkeypatch.setattr(
         "fibsim.fit.choose.fit_instrument", lambda _, **how: given.update(how) or Fit()
     )
@@ -231,7 +233,7 @@ def test_a_stated_kind_is_fitted(stack, monkeypatch):
 
     def fit(stack, *, kind, specimen, **_):
         asked.append((kind, specimen))
-        return dataclasses.make_dataclass("Fit", [("kinds", tuple, ())])()
+        return Fit()
 
     monkeypatch.setattr("fibsim.fit.choose.fit_instrument", fit)
     how = dict(key=jax.random.key(0), settings=FitSettings())

@@ -59,10 +59,9 @@ def fit_best_kind(
 ) -> FitResult:
     """Fit with the kind that the stack names, else with the `simplest` that resembles it.
 
-    Fewer than four slices do not tell kinds apart; of them `usual_kind` is taken.
-
     Args:
-        kinds: candidates; all of `fibsim.specimens.KINDS` if not given.
+        kinds: candidates; if not given, all of `fibsim.specimens.KINDS`, but `usual_kind` alone of
+            fewer than four slices, which do not tell kinds apart.
         progress: called with (kind, step, steps, text).
 
     Raises:

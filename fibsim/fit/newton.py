@@ -78,15 +78,21 @@ def noise_in_hessian(
     return scatter / (max(freedom, 1) * total)
 
 
+def _with_eigenvalues(
+    matrix: np.ndarray, unit: np.ndarray, least: float, most: float
+) -> Float[np.ndarray, "unknown unknown"]:
+    """The matrix with its eigenvalues, in these units, moved into a range."""
+    value, vector = np.linalg.eigh(matrix / unit)
+    return (vector * np.clip(value, least, most)) @ vector.T * unit
+
+
 def less_noise(
     hessian: Float[np.ndarray, "unknown unknown"],
     noise: Float[np.ndarray, "unknown unknown"],
     prior_sd: Float[np.ndarray, " unknown"],
 ) -> Float[np.ndarray, "unknown unknown"]:
     """``hessian - noise``, and nowhere less than the prior's precision."""
-    unit = np.outer(prior_sd, prior_sd)
-    value, vector = np.linalg.eigh((hessian - noise) * unit)
-    return (vector * np.maximum(value, 1.0)) @ vector.T / unit
+    return _with_eigenvalues(hessian - noise, 1 / np.outer(prior_sd, prior_sd), 1.0, np.inf)
 
 
 def no_wider_than(
@@ -97,6 +103,4 @@ def no_wider_than(
     No recording makes an unknown worse known than it was. Where slopes are mostly noise, what is
     left of the Hessian is small but the noise still carries the moments' scatter.
     """
-    unit = np.outer(prior_sd, prior_sd)
-    value, vector = np.linalg.eigh(covariance / unit)
-    return (vector * np.minimum(value, 1.0)) @ vector.T * unit
+    return _with_eigenvalues(covariance, np.outer(prior_sd, prior_sd), -np.inf, 1.0)
