@@ -36,11 +36,13 @@ from fibsim.fit import (
     default_unknowns,
     draw_sample,
     fit_instrument,
+    from_free,
     specimen_unknowns,
     start_point,
     to_free,
 )
-from fibsim.fit.refine import flatten_free
+from fibsim.fit.flat import flatten_free
+from fibsim.fit.unknowns import natural_error
 from fibsim.io import atomic_write_text, csv_text
 from fibsim.presets import make_instrument
 from fibsim.stack import virtual_stack
@@ -92,7 +94,7 @@ def draw(seed: int):
 
 
 def recover(seed: int) -> list[dict]:
-    """Fit a draw; a row for every unknown, in the free space."""
+    """Fit a draw; a row for every unknown: sizes in their units, all others in the free space."""
     stack, truth = draw(seed)
     started = time.perf_counter()
     fit = fit_instrument(stack, key=jax.random.key(seed), settings=FitSettings())
@@ -104,13 +106,14 @@ def recover(seed: int) -> list[dict]:
         nothing = {"found": np.nan, "error": np.nan, "determined": np.nan}
         named = zip(flat.names, flat.join(truth), strict=True)
         return [facts | {"unknown": name, "true": true} | nothing for name, true in named]
-    columns = (
-        found.flat.names,
-        found.flat.join(truth),
-        found.flat.join(found.free),
-        found.standard_errors,
-        found.determined,
-    )
+    errors = found.flat.split(found.standard_errors)
+    true, ends = dict(truth), dict(found.free)
+    for name, unknown in fit.unknowns.items():
+        if unknown.transform == "size":
+            errors[name] = natural_error(ends[name], errors[name], unknown)
+            true[name], ends[name] = (from_free(v[name], unknown) for v in (true, ends))
+    vectors = [found.flat.join(values) for values in (true, ends, errors)]
+    columns = (found.flat.names, *vectors, found.determined)
     rows = [
         facts | dict(zip(("unknown", "true", "found", "error", "determined"), row, strict=True))
         for row in zip(*columns, strict=True)

@@ -15,6 +15,7 @@ from fibsim.fit.faces import expected_faces, face_surfaces, fill_slices, level_f
 from fibsim.fit.regress import slice_weights
 from fibsim.instrument import replace_by_name
 from fibsim.milling import nominal_milling
+from fibsim.noise import channel_noise
 from fibsim.presets import make_instrument
 from fibsim.simulate_command import record
 from fibsim.specimens import Ground, draw, make_specimen, on_ground
@@ -35,6 +36,8 @@ FREE = {
     "detector.gain": Unknown(transform="log", prior_sd=3.0),
     "detector.offset": Unknown(transform="linear", prior_sd=3.0, scale=20.0),
     "interaction.range_scale": Unknown(transform="log", prior_sd=0.3),
+    "noise.dose_electrons": Unknown(transform="log", prior_sd=2.0),
+    "noise.read_grey": Unknown(transform="size", prior_sd=2.0),
 }
 
 pytestmark = pytest.mark.usefixtures("compiled_fast")
@@ -147,6 +150,7 @@ def test_gain_and_range_come_back_and_flicker_is_seen(recorded, instrument):
         {
             "detector.gain": instrument.detector.gain * jnp.asarray([0.7, 1.3]),
             "interaction.range_scale": instrument.interaction.range_scale * 1.6,
+            "noise.dose_electrons": instrument.noise.dose_electrons * jnp.asarray([4.0, 2.0]),
         },
     )
     steps = []
@@ -163,6 +167,13 @@ def test_gain_and_range_come_back_and_flicker_is_seen(recorded, instrument):
     gain = np.asarray(result.instrument.detector.gain / instrument.detector.gain)
     np.testing.assert_allclose(gain, 1.0, atol=0.12)
     assert abs(np.log(float(result.instrument.interaction.range_scale))) < 0.25
+    # The sum of both kinds is what shows, of pores that shine and of faces.
+    grey = instrument.detector.offset + jnp.outer(jnp.asarray([0.5, 1.0]), gain) * 100
+    noise = [
+        np.asarray(channel_noise(grey.T[..., None, None], one)[0])
+        for one in (instrument, result.instrument)
+    ]
+    np.testing.assert_allclose(noise[1], noise[0], rtol=0.15)
     # Not chi^2: each is in units of its own noise, which is fitted, too.
     assert np.all(result.fitted.explained > 0.9)
     assert np.all(result.fitted.misfit_grey < result.start.misfit_grey)

@@ -36,9 +36,15 @@ from fibsim.fit.robust import (
     without_margin,
 )
 from fibsim.fit.simulated import slices_below
-from fibsim.fit.start import tilt_is_held
-from fibsim.fit.unknowns import Unknown, apply_unknowns, default_unknowns, start_point
-from fibsim.instrument import Instrument
+from fibsim.fit.start import match_noise, tilt_is_held
+from fibsim.fit.unknowns import (
+    Unknown,
+    apply_unknowns,
+    default_unknowns,
+    start_point,
+    to_free,
+)
+from fibsim.instrument import Instrument, leaves_by_name
 from fibsim.milling import Milling
 from fibsim.specimens import Ground, slices_to_ground
 from fibsim.stack import Stack
@@ -319,7 +325,8 @@ def regress_instrument(
     """Refit an instrument to a stack whose segmentation is given.
 
     Minimises the mean robust negative log likelihood of a grey value (`fibsim.fit.robust`)
-    minus ``prior_weight`` times the log priors. Slices with less than ``below_slices`` known ones
+    minus ``prior_weight`` times the log priors; at the end noise is measured, as it is in
+    `fibsim.fit.start.match_noise`. Slices with less than ``below_slices`` known ones
     beneath them do not count (of short stacks they count less, `slice_weights`): what shines
     through from below the last slice is unknown; the volume is mirrored there.
 
@@ -387,6 +394,7 @@ def regress_instrument(
             "the regression did not stay finite; look at the segmentation and at the fitted "
             "instrument first."
         )
+    free["unknowns"] = free["unknowns"] | _recorded_noise(free, known, crops, model)
     fitted, _ = apply_unknowns(free["unknowns"], instrument, {}, unknowns)
     return RegressionResult(
         instrument=fitted,
@@ -412,6 +420,26 @@ def _better_interpolation(place, asked, free, known, model):
         residual = _residual(free, known, crops, model)
         found.append((float(np.sum(np.log(residual.misfit_grey))), where, residual, crops))
     return min(found, key=lambda f: f[0])[1:]
+
+
+def _recorded_noise(free, known, crops, model) -> dict[str, jax.Array]:
+    """Free variables of noise that is the stack's at every brightness.
+
+    In the likelihood noise and misfit only count together, and which is which is left open.
+    """
+    names, (unknowns, how) = ("noise.dose_electrons", "noise.read_grey"), model
+    unknowns = dict(unknowns)
+    if not all(name in unknowns for name in names):
+        return {}
+    instrument, _ = apply_unknowns(free["unknowns"], known.instrument, {}, unknowns)
+    grey, expected = [], []
+    for crop in crops:
+        used = np.asarray(crop.weight) > 0
+        grey.append(without_margin(np.asarray(crop.grey), how.margin_px)[:, used])
+        expected.append(np.asarray(_expected_crop(free, known, crop, model)[0])[:, used])
+    whole = (np.concatenate(images, axis=1) for images in (grey, expected))
+    found = leaves_by_name(match_noise(instrument, *whole))
+    return {name: to_free(found[name], unknowns[name]) for name in names}
 
 
 def _residual(free, known, crops, model) -> ChannelResidual:

@@ -137,7 +137,9 @@ def from_free(free: Array, unknown: Unknown) -> Array:
 def natural_error(free: Array, error: Array, unknown: Unknown) -> Array:
     """An error in the free space as one in natural units: times the slope d value / d free.
 
-    Of a size that is nearly zero, the slope is infinite: the error is how much larger it may be.
+    Of a size it is the variance v that is normally distributed, with an error e, and the size is
+    not: its error is such that three of them reach from ``sqrt(v)`` to ``sqrt(v - 3 e)`` or to 0,
+    and one to ``sqrt(v + e)``.
     """
     value = from_free(free, unknown)
     if unknown.transform == "log":
@@ -145,7 +147,11 @@ def natural_error(free: Array, error: Array, unknown: Unknown) -> Array:
     if unknown.transform == "logit":
         return error * value * (1.0 - value)
     if unknown.transform == "size":
-        return from_free(jnp.maximum(free, 0.0) + error, unknown) - value
+        square = jnp.square(value)
+        of_square = 2.0 * (square + unknown.scale**2) * error
+        above = jnp.sqrt(square + of_square) - value
+        below = (value - jnp.sqrt(jnp.maximum(square - 3.0 * of_square, 0.0))) / 3.0
+        return jnp.maximum(above, below)
     return error * unknown.scale
 
 

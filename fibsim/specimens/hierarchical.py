@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fibsim.specimens.waves import check_waves, cut_waves, gaussian_waves, wave_number
+from fibsim.specimens.waves import check_waves, cut_waves, gaussian_waves, wave_shell
 
 __all__ = ["check_hierarchical", "hierarchical_waves"]
 
@@ -55,21 +55,16 @@ def hierarchical_waves(
         lower_ligament_nm=lower_ligament_nm,
         bandwidth=bandwidth,
     )
-    q0 = jnp.stack(
-        [
-            jnp.asarray(wave_number(fraction, ligament_nm, bandwidth))
-            for fraction, ligament_nm in (
-                (upper_fraction, upper_ligament_nm),
-                (lower_fraction, lower_ligament_nm),
-            )
-        ]
+    grid = {"box": box, "voxel_nm": voxel_nm}
+    shells = (
+        wave_shell(upper_fraction, upper_ligament_nm, bandwidth, **grid),
+        wave_shell(lower_fraction, lower_ligament_nm, bandwidth, **grid),
     )
+    q0, width = (jnp.stack(values) for values in zip(*shells, strict=True))
     # Both levels in one batch, which compiles in half the time.
     fields = jax.vmap(
-        lambda key, q0: gaussian_waves(
-            key=key, box=box, voxel_nm=voxel_nm, q0=q0, bandwidth=bandwidth
-        )
-    )(jax.random.split(key), q0)
+        lambda key, q0, width: gaussian_waves(key=key, q0=q0, bandwidth=width, **grid)
+    )(jax.random.split(key), q0, width)
     z, y, x = shape
     field, spread = (f[:, :z, :y, :x] for f in fields)
     upper = cut_waves((field[0], spread[0]), upper_fraction, None, exact)

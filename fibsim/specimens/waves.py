@@ -28,11 +28,14 @@ __all__ = [
     "gaussian_waves",
     "levelled_waves",
     "wave_number",
+    "wave_shell",
 ]
 
 # Field values of the level, in standard deviations; nothing in [0.0002, 0.9998] lies beyond.
 _BRACKET = 3.5
 _FEWEST_WAVES = 10
+# Waves, opposite ones apart, that a shell is widened to hold.
+_ENOUGH_WAVES = 100
 _FEWEST_VOXELS = 2.0
 
 
@@ -57,6 +60,33 @@ def wave_number(
     s2 = bandwidth**2 / 2
     rms = ((1 + 6 * s2 + 3 * s2**2) / (1 + s2)) ** 0.5
     return product / (rms * ligament_nm)
+
+
+def wave_shell(
+    solid_fraction: Float[Array, ""],
+    ligament_nm: Float[Array, ""],
+    bandwidth: Float[Array, ""],
+    *,
+    box: tuple[int, int, int],
+    voxel_nm: tuple[float, float, float],
+) -> tuple[Array, Array]:
+    """Centre q0 (radian/nm) and relative width of the spectral shell in a periodic box.
+
+    The box of volume V has one wave in each cell ``(2 pi)^3 / V`` of wave vectors, and a shell
+    around ``n = q0 V^(1/3) / (2 pi)`` holds about ``8 pi b n^3`` of them. Where those are few,
+    which ones lie inside decides the structure, and its correlations do not follow its size: at
+    n = 1.4 to 2.8 and b = 0.1, some fall where ligaments grow. Such a shell is widened to hold a
+    hundred, but by no more than what averages its power over a cell::
+
+        b' = sqrt(b^2 + min(100 / (8 pi n^3), 1 / (sqrt(6) n))^2)
+
+    0.101 for 0.1 at n = 5, about ten ligaments; q0 is that of the widened shell.
+    """
+    n = wave_number(solid_fraction, ligament_nm, bandwidth) / (2 * np.pi)
+    n *= math.prod(count * size for count, size in zip(box, voxel_nm, strict=True)) ** (1 / 3)
+    wider = jnp.minimum(_ENOUGH_WAVES / (8 * np.pi * n**3), 1 / (6**0.5 * n))
+    width = jnp.sqrt(bandwidth**2 + wider**2)
+    return wave_number(solid_fraction, ligament_nm, width), width
 
 
 def _frequencies(
@@ -170,7 +200,8 @@ def levelled_waves(
         shape, voxel_nm: grid (z, y, x), static; voxels need not be cubes.
         solid_fraction: volume fraction of the solid.
         ligament_nm: mean local thickness (diameter) of the solid, see `wave_number`.
-        bandwidth: relative width of the shell of wave numbers; 0.05 (regular) to 0.3 (broad).
+        bandwidth: relative width of the shell of wave numbers; 0.05 (regular) to 0.3 (broad);
+            wider in a box of few waves, see `wave_shell`.
         exact: True levels this very volume, False the endless structure that it was cut from,
             so that its fraction fluctuates as in a small window; static.
         box: voxels of the periodic box that is filled, ``shape`` if not given; a larger one
@@ -188,8 +219,9 @@ def levelled_waves(
         ligament_nm=ligament_nm,
         bandwidth=bandwidth,
     )
-    q0 = wave_number(solid_fraction, ligament_nm, bandwidth)
-    fields = gaussian_waves(key=key, box=box, voxel_nm=voxel_nm, q0=q0, bandwidth=bandwidth)
+    grid = {"box": box, "voxel_nm": voxel_nm}
+    q0, width = wave_shell(solid_fraction, ligament_nm, bandwidth, **grid)
+    fields = gaussian_waves(key=key, q0=q0, bandwidth=width, **grid)
     z, y, x = shape
     fields = tuple(f[:z, :y, :x] for f in fields)
     return cut_waves(fields, solid_fraction, None, exact)
