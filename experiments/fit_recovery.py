@@ -1,23 +1,23 @@
 """Does a fit recover what it fits, within the errors that it states?
 
 Claim: on stacks that fibsim simulated with known unknowns, drawn at random, every unknown that the
-stack determines lies within three of its stated standard errors. Seeds below 20 were looked at
-while the fit was built; the claim is tested on those from 20 on.
+stack determines lies within three of its stated standard errors. Seeds below 26 were looked at
+while the fit was built; the claim is tested on those from 26 on.
 
-Command: ``python experiments/fit_recovery.py --draws 20`` (about six minutes a draw on 2 cores;
-what stands in ``--table``, recovery.csv, is not fitted again). A draw: levelled waves of random
-solid fraction and ligament size, 48 x 128 x 128, 1, 2 and 5 kV SE, tilt 38 degrees; all
+Command: ``python experiments/fit_recovery.py --draws 20`` (seven to eight minutes a draw on one
+core; what stands in ``--table``, recovery.csv, is not fitted again). A draw: levelled waves of
+random solid fraction and ligament size, 48 x 128 x 128, 1, 2 and 5 kV SE, tilt 38 degrees; all
 interaction numbers, offsets, SE shares, gammas and astigmatism moved by 0.8 of their prior's
 standard deviation, in random directions; gain by 15, probe and amplifier noise by 30, dose by
 40 %; 1.2 % flicker and curtains, lines of one grey value.
 
-Measured, not the twenty: seeds 0, 1 and 2 (6 to 8 minutes each beside other work, converged, tilt
-known): 28 of 28, 23 of 23 and 17 of 19 determined unknowns within three errors, 139 of all 141;
-ligament size and solid fraction within 1.7. Not so amplifier noise in two channels of seed 2, 5 and
-9 errors too large: dark noise is the amplifier's, or that of a gamma below 1, along a curve, and
-errors are those of a straight line; the truth is as probable as the end (distance and prior's term
-73 and 25, of 47 unknowns). Seed 3, whose descent ends at twice the solid fraction, ended in a wrong
-valley (misfit 2.3) until steps were damped; then it came to 58, but not to rest in five rounds.
+Measured, two of the twenty (tilt known, all converged): seeds 26 and 27, 21 of 21 and 21 of 21; of
+those looked at, 24 and 25 (with 16 draws along the valley instead of 8) 20 of 20 and 21 of 21.
+
+Before errors followed the valley, of seeds 20 to 25 25 of 26, 22 of 22, 16 of 23, 23 of 23, 19 of
+24 and 21 of 24 did: offset, gain, amplifier noise and the light from pores stand in for each other
+along a bent valley, which a draw of strong gammas leads far along (seed 22: an offset of 12 grey
+values was fitted as 32, and started from the truth the fit ends at 17, hardly less probable).
 """
 
 import argparse
@@ -151,7 +151,7 @@ def show(rows: list[dict]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draws", type=int, default=20)
-    parser.add_argument("--first", type=int, default=20, help="seed of the first draw")
+    parser.add_argument("--first", type=int, default=26, help="seed of the first draw")
     parser.add_argument("--table", type=Path, default=Path("recovery.csv"))
     options = parser.parse_args()
     use_compilation_cache()

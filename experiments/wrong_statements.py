@@ -53,7 +53,7 @@ STATEMENTS = {
     "tilt -38": ((1.0, 2.0, 5.0), -38.0),
 }
 # The least that a fit can do: no descent, one step of one unknown.
-LEAST = FitSettings(steps=0, refine=RefineSettings(rounds=1, steps=1, simulations=4))
+LEAST = FitSettings(steps=0, refine=RefineSettings(rounds=1, steps=1, simulations=4, draws=0))
 
 
 def recorded(seed: int) -> Stack:

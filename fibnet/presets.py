@@ -76,7 +76,7 @@ PRESETS: dict[str, Preset] = {
         from_start=TrainSettings(steps=100, learning_rate=7e-3, ema=0.95),
         data=SimulatedData(slices=8, side_px=64),
         fit_steps=40,
-        refine=RefineSettings(rounds=2, steps=2, simulations=24),
+        refine=RefineSettings(rounds=2, steps=2, simulations=24, draws=4),
         rounds=0,
         first_steps=300,
         retrain=TrainSettings(steps=150, learning_rate=7e-3, ema=0.97),
@@ -124,7 +124,7 @@ PRESETS: dict[str, Preset] = {
             steps=3000, learning_rate=5e-3, ema=0.998, checkpoint_every=500, validate_every=500
         ),
         fit_steps=500,
-        refine=RefineSettings(rounds=8, simulations=80, slope_simulations=4),
+        refine=RefineSettings(rounds=8, simulations=80, slope_simulations=4, draws=24),
         kinds=None,
         refinement=VolumeRefinement(rounds=3),
         cases=30,

@@ -157,7 +157,8 @@ class Fit:
             f"matched {result.start_distance:.3f}, fitted {result.fitted_distance:.3f}; parts of "
             f"the stack among themselves {result.real_distance:.3f}"
         )
-        if result.fitted_distance > result.start_distance:
+        # No closer than parts of the stack are to one another is as close as can be told.
+        if result.fitted_distance > max(result.start_distance, 1.1 * result.real_distance):
             announce("warning: the fit is no closer to held-out parts than its start was.")
         for warning in result.warnings:
             announce(f"warning: {warning}")
