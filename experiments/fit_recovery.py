@@ -39,11 +39,11 @@ from fibsim.fit import (
     fit_instrument,
     from_free,
     specimen_unknowns,
+    standard_errors,
     start_point,
     to_free,
 )
 from fibsim.fit.flat import flatten_free
-from fibsim.fit.unknowns import natural_error
 from fibsim.io import atomic_write_text, csv_text
 from fibsim.presets import make_instrument
 from fibsim.stack import virtual_stack
@@ -107,11 +107,11 @@ def recover(seed: int) -> list[dict]:
         nothing = {"found": np.nan, "error": np.nan, "determined": np.nan}
         named = zip(flat.names, flat.join(truth), strict=True)
         return [facts | {"unknown": name, "true": true} | nothing for name, true in named]
-    errors = found.flat.split(found.standard_errors)
+    errors, natural = found.flat.split(found.standard_errors), standard_errors(fit)
     true, ends = dict(truth), dict(found.free)
     for name, unknown in fit.unknowns.items():
         if unknown.transform == "size":
-            errors[name] = natural_error(ends[name], errors[name], unknown)
+            errors[name] = natural[name]
             true[name], ends[name] = (from_free(v[name], unknown) for v in (true, ends))
     vectors = [found.flat.join(values) for values in (true, ends, errors)]
     columns = (found.flat.names, *vectors, found.determined)

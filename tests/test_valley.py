@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fibsim.fit.flat import flatten_free
-from fibsim.fit.straight import straighten
+from fibsim.fit.straight import Straight
 from fibsim.fit.unknowns import Unknown, from_free, natural_error, to_free
 from fibsim.fit.valley import bend_of_valley
 
@@ -22,7 +22,7 @@ def coordinates(gain=(80.0, 200.0), offset=30.0, read=(0.0, 12.0)):
     free = {name: to_free(jnp.asarray(v), UNKNOWNS[name]) for name, v in values.items()}
     flat = flatten_free(free, UNKNOWNS)
     vector = flat.join(free)
-    return straighten(flat, vector, vector), vector
+    return Straight(flat=flat, start=vector, origin=vector), vector
 
 
 def test_gain_and_the_variance_of_noise_are_straight():
@@ -39,7 +39,7 @@ def test_gain_and_the_variance_of_noise_are_straight():
 
 def test_bounds_and_priors_in_straight_coordinates():
     line, start = coordinates()
-    np.testing.assert_allclose(line.to(start), line.centre)
+    np.testing.assert_allclose(line.to(start), [1.0, 1.0, 1.5, 0.0, 1.0], atol=1e-6)
     assert line.lowest[2] == -np.inf and np.all(line.lowest[3:] == 0)
     assert np.all(np.isfinite(line.back(np.full(5, -1.0))))
     np.testing.assert_allclose(line.prior_sd[:3], [np.sinh(3.0)] * 2 + [3.0], rtol=1e-5)

@@ -50,9 +50,9 @@ from fibsim.fit.unknowns import (
     apply_unknowns,
     default_unknowns,
     log_prior,
+    noise_unknowns,
     specimen_unknowns,
     start_point,
-    to_free,
 )
 from fibsim.instrument import Instrument, leaves_by_name, replace_by_name
 from fibsim.specimens import KINDS, Ground
@@ -363,13 +363,12 @@ def _noise_of(problem, free, matched, specimen, unknowns, grey, key) -> dict[str
     A specimen that is not of the stack's kind is made up for by noise on the way: it came out a
     third too high on images of a porous ceramic.
     """
-    names = ("noise.dose_electrons", "noise.read_grey")
-    if not all(name in unknowns for name in names):
+    noise = noise_unknowns(unknowns)
+    if not noise:
         return {}
     instrument, parameters = apply_unknowns(free, matched, specimen, unknowns)
     expected = np.asarray(problem.simulate(unshaded(instrument), parameters, key).expected)
-    found = leaves_by_name(match_noise(instrument, grey, expected))
-    return {name: to_free(found[name], unknowns[name]) for name in names}
+    return start_point(match_noise(instrument, grey, expected), {}, noise)
 
 
 def _doubts(problem, stack, grey, default, specimen, key, held_out) -> list[str]:

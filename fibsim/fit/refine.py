@@ -35,9 +35,9 @@ from jaxtyping import Float
 
 from fibsim.fit.flat import Flat, flatten_free
 from fibsim.fit.newton import less_noise, limited_solution, no_wider_than, noise_in_hessian
-from fibsim.fit.straight import straighten
+from fibsim.fit.straight import Straight
 from fibsim.fit.unknowns import SPECIMEN_PREFIX, Unknown
-from fibsim.fit.valley import bend_of_valley
+from fibsim.fit.valley import CALLS_PER_DRAW, bend_of_valley
 
 __all__ = ["Refinement", "RefineSettings", "refine"]
 
@@ -174,13 +174,14 @@ def refine(
     """
     flat = flatten_free(start, unknowns)
     first = np.maximum(flat.join(start), flat.lowest)
-    line = straighten(flat, first, flat.join(origin))
+    line = Straight(flat=flat, start=first, origin=flat.join(origin))
     # From here on all is in straight coordinates.
-    at, centre, prior_sd, lowest = line.to(first), line.centre, line.prior_sd, line.lowest
+    at, centre = line.to(first), line.to(line.origin)
+    prior_sd, lowest = line.prior_sd, line.lowest
     precision = np.diag(1 / prior_sd**2)
     key_mean, key_slope, key_test = jax.random.split(key, 3)
     mean_keys = jax.random.split(key_mean, settings.simulations)
-    total = settings.rounds * (settings.steps + len(at)) + 1 + 5 * settings.draws
+    total = settings.rounds * (settings.steps + len(at)) + 1 + CALLS_PER_DRAW * settings.draws
     done = 0
 
     def report(text: str = "slopes") -> None:
@@ -250,8 +251,8 @@ def refine(
             force = slopes.T @ (weight * missing) - precision @ (at - centre)
             # Far from the end the slopes are not to be trusted: an unknown moves by two standard
             # errors or a quarter of the prior's at most, whichever is longer; a size by half.
-            limit = np.maximum(2 * error, 0.25 * flat.prior_sd * line.slope(at))
-            limit = np.where(is_size, 0.5 * flat.prior_sd * line.slope(at), limit)
+            wide = flat.prior_sd * line.slope(at)
+            limit = np.where(is_size, 0.5 * wide, np.maximum(2 * error, 0.25 * wide))
             move = limited_solution(hessian, force, lowest - at, limit)
             before, at = at, at + move
             relative = np.abs(move) / error

@@ -41,10 +41,10 @@ from fibsim.fit.unknowns import (
     Unknown,
     apply_unknowns,
     default_unknowns,
+    noise_unknowns,
     start_point,
-    to_free,
 )
-from fibsim.instrument import Instrument, leaves_by_name
+from fibsim.instrument import Instrument
 from fibsim.milling import Milling
 from fibsim.specimens import Ground, slices_to_ground
 from fibsim.stack import Stack
@@ -427,9 +427,9 @@ def _recorded_noise(free, known, crops, model) -> dict[str, jax.Array]:
 
     In the likelihood noise and misfit only count together, and which is which is left open.
     """
-    names, (unknowns, how) = ("noise.dose_electrons", "noise.read_grey"), model
-    unknowns = dict(unknowns)
-    if not all(name in unknowns for name in names):
+    unknowns, how = dict(model[0]), model[1]
+    noise = noise_unknowns(unknowns)
+    if not noise:
         return {}
     instrument, _ = apply_unknowns(free["unknowns"], known.instrument, {}, unknowns)
     grey, expected = [], []
@@ -438,8 +438,7 @@ def _recorded_noise(free, known, crops, model) -> dict[str, jax.Array]:
         grey.append(without_margin(np.asarray(crop.grey), how.margin_px)[:, used])
         expected.append(np.asarray(_expected_crop(free, known, crop, model)[0])[:, used])
     whole = (np.concatenate(images, axis=1) for images in (grey, expected))
-    found = leaves_by_name(match_noise(instrument, *whole))
-    return {name: to_free(found[name], unknowns[name]) for name in names}
+    return start_point(match_noise(instrument, *whole), {}, noise)
 
 
 def _residual(free, known, crops, model) -> ChannelResidual:

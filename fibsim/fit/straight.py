@@ -6,13 +6,14 @@ a valley, straight in gain and variance, bent in their logarithms, in which a de
 """
 
 import dataclasses
+import functools
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from fibsim.fit.flat import Flat
 
-__all__ = ["Straight", "straighten"]
+__all__ = ["Straight"]
 
 _BY_VALUE = "detector.gain"
 # Of a gain, relative to where it starts.
@@ -27,57 +28,55 @@ class Straight:
     scatter, and ``u = f`` for all others.
 
     Attributes:
-        value, variance: which numbers those are.
-        start: where the fit starts.
-        unit: of variances, that of the start or 1.
-        centre, prior_sd: of the prior, taken for normal in u; half of what u changes over two
-            standard deviations. Those of gains and of noise are so wide that they hardly count.
-        lowest: minus infinity where there is no bound.
+        flat: of the free variables.
+        start: where the fit starts, free.
+        origin: centre of the prior, free.
     """
 
-    value: Float[np.ndarray, " unknown"]
-    variance: Float[np.ndarray, " unknown"]
+    flat: Flat
     start: Float[np.ndarray, " unknown"]
-    unit: Float[np.ndarray, " unknown"]
-    centre: Float[np.ndarray, " unknown"]
-    prior_sd: Float[np.ndarray, " unknown"]
-    lowest: Float[np.ndarray, " unknown"]
+    origin: Float[np.ndarray, " unknown"]
+
+    @functools.cached_property
+    def _value(self) -> Bool[np.ndarray, " unknown"]:
+        return np.array([name.split("[")[0] == _BY_VALUE for name in self.flat.names])
+
+    @functools.cached_property
+    def _variance(self) -> Bool[np.ndarray, " unknown"]:
+        return np.isfinite(self.flat.lowest)  # those of sizes, at zero
+
+    @functools.cached_property
+    def _unit(self) -> Float[np.ndarray, " unknown"]:
+        """Of variances: that of the start, or 1."""
+        return np.maximum(np.expm1(np.where(self._variance, 2 * self.start, 0.0)), 1.0)
+
+    @functools.cached_property
+    def prior_sd(self) -> Float[np.ndarray, " unknown"]:
+        """Of the prior, taken for normal in u: half of what u changes over two standard deviations.
+
+        Those of gains and of noise are so wide that they hardly count.
+        """
+        below = np.maximum(self.origin - self.flat.prior_sd, self.flat.lowest)
+        return (self.to(self.origin + self.flat.prior_sd) - self.to(below)) / 2
+
+    @functools.cached_property
+    def lowest(self) -> Float[np.ndarray, " unknown"]:
+        """Minus infinity where there is no bound."""
+        return np.where(self._value, _LOWEST_GAIN, self.flat.lowest)
 
     def to(self, free: np.ndarray) -> np.ndarray:
         """u of f."""
-        return _to(free, self.value, self.variance, self.start, self.unit)
+        gain = np.exp(np.where(self._value, free - self.start, 0.0))
+        size = np.expm1(np.where(self._variance, 2 * free, 0.0)) / self._unit
+        return np.where(self._value, gain, np.where(self._variance, size, free))
 
     def back(self, u: np.ndarray) -> np.ndarray:
         """f of u."""
-        gain = np.log(np.where(self.value, np.maximum(u, _LOWEST_GAIN), 1.0)) + self.start
-        size = 0.5 * np.log1p(np.where(self.variance, np.maximum(u, 0.0) * self.unit, 0.0))
-        return np.where(self.value, gain, np.where(self.variance, size, u))
+        gain = np.log(np.where(self._value, np.maximum(u, _LOWEST_GAIN), 1.0)) + self.start
+        size = 0.5 * np.log1p(np.where(self._variance, np.maximum(u, 0.0) * self._unit, 0.0))
+        return np.where(self._value, gain, np.where(self._variance, size, u))
 
     def slope(self, u: np.ndarray) -> np.ndarray:
         """du / df."""
-        return np.where(self.value, u, np.where(self.variance, 2 * (u + 1 / self.unit), 1.0))
-
-
-def _to(free, value, variance, start, unit):
-    gain = np.exp(np.where(value, free - start, 0.0))
-    size = np.expm1(np.where(variance, 2 * free, 0.0)) / unit
-    return np.where(value, gain, np.where(variance, size, free))
-
-
-def straighten(flat: Flat, start: np.ndarray, origin: np.ndarray) -> Straight:
-    """The coordinates of a fit from ``start``, with priors centred on ``origin`` (both free)."""
-    value = np.array([name.split("[")[0] == _BY_VALUE for name in flat.names])
-    variance = np.isfinite(flat.lowest)  # those of sizes, at zero
-    unit = np.maximum(np.expm1(np.where(variance, 2 * start, 0.0)), 1.0)
-    place = (value, variance, start, unit)
-    above = _to(origin + flat.prior_sd, *place)
-    below = _to(np.maximum(origin - flat.prior_sd, flat.lowest), *place)
-    return Straight(
-        value=value,
-        variance=variance,
-        start=start,
-        unit=unit,
-        centre=_to(origin, *place),
-        prior_sd=(above - below) / 2,
-        lowest=np.where(value, _LOWEST_GAIN, flat.lowest),
-    )
+        size = np.where(self._variance, 2 * (u + 1 / self._unit), 1.0)
+        return np.where(self._value, u, size)

@@ -25,6 +25,7 @@ __all__ = [
     "from_free",
     "log_prior",
     "natural_error",
+    "noise_unknowns",
     "specimen_unknowns",
     "start_point",
     "to_free",
@@ -104,6 +105,12 @@ def specimen_unknowns(
         )
         for name in parameters
     }
+
+
+def noise_unknowns(unknowns: Mapping[str, Unknown]) -> dict[str, Unknown]:
+    """Those that `fibsim.fit.start.match_noise` sets; none unless all of them are free."""
+    names = ("noise.dose_electrons", "noise.read_grey")
+    return {n: unknowns[n] for n in names} if unknowns.keys() >= set(names) else {}
 
 
 def to_free(value: Array, unknown: Unknown) -> Array:

@@ -21,10 +21,11 @@ from jaxtyping import Float
 
 from fibsim.fit.newton import limited_solution
 
-__all__ = ["bend_of_valley"]
+__all__ = ["CALLS_PER_DRAW", "bend_of_valley"]
 
 # Steps at half of a draw, where the valley bends a quarter as much, and at all of it.
 _HALF, _WHOLE = 2, 3
+CALLS_PER_DRAW = _HALF + _WHOLE
 
 
 def bend_of_valley(
@@ -52,7 +53,7 @@ def bend_of_valley(
         weight: diagonal of W.
         prior_sd: of the unknowns, also the unit in which steps are measured.
         lowest: bounds of the unknowns.
-        draws: how many; each takes five calls of ``moments``.
+        draws: how many; each takes up to `CALLS_PER_DRAW` calls of ``moments``.
     """
     value, vector = np.linalg.eigh(covariance / np.outer(prior_sd, prior_sd))
     root = prior_sd[:, None] * vector * np.sqrt(np.maximum(value, 0.0))
@@ -62,16 +63,15 @@ def bend_of_valley(
     base = moments(at)
     # As far from the moments asked for as a draw from the posterior is on average.
     near = len(at)
-    rng = np.random.default_rng(seed)
-    bends = []
-    for normal in rng.normal(size=(draws, len(at))):
-        line = root @ normal
+
+    def bend_of(line: np.ndarray) -> np.ndarray | None:
+        """x - d of the draw d = ``line``."""
         known, x, found = slopes, np.zeros_like(at), np.zeros_like(base)
         bend = None
         for part, steps in ((0.5, _HALF), (1.0, _WHOLE)):
             aim, asked = part * line, part * (slopes @ line)
             # Broyden's updates are of low quality far from where they were made: the best counts.
-            least, best = near, None
+            least = near
             for _ in range(steps):
                 hessian = known.T @ (weight[:, None] * known) + precision
                 force = known.T @ (weight * (asked - found)) - precision @ (x - aim)
@@ -85,11 +85,11 @@ def bend_of_valley(
                 off = (asked - found) @ (weight * (asked - found))
                 off += np.sum(((x - aim) / prior_sd) ** 2)
                 if off < least:
-                    least, best = off, x
-            if best is not None:
-                bend = (best - aim) / part**2
-        if bend is not None:
-            bends.append(bend)
+                    least, bend = off, (x - aim) / part**2
+        return bend
+
+    normal = np.random.default_rng(seed).normal(size=(draws, len(at)))
+    bends = [bend for each in normal if (bend := bend_of(root @ each)) is not None]
     if not bends:
         return np.zeros_like(covariance)
     return np.einsum("di,dj->ij", bends, bends) / len(bends)
