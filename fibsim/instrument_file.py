@@ -35,7 +35,7 @@ from fibsim.errors import InputError
 from fibsim.instrument import Instrument, leaves_by_name, replace_by_name, validate_instrument
 from fibsim.interaction_table import InteractionTable, table_of
 from fibsim.io.table_file import QUANTITIES, check_columns
-from fibsim.materials import MATERIALS, Material, check_kind, kind_of_solid, material
+from fibsim.materials import DEFAULT_SOLID, MATERIALS, Material, check_kind, kind_of_solid, material
 from fibsim.presets import make_instrument
 from fibsim.specimens.ground import Ground
 
@@ -245,7 +245,7 @@ def _errors(path: Path, stated: dict, shapes: dict[str, tuple]) -> dict[str, np.
 def _solid(path: Path, raw: dict) -> Material:
     """Take ``solid`` out of the file; Au, or what the file changes of it, if it has no name."""
     stated = _mapping(path, raw.pop("solid", {}), "solid")
-    return _material(path, {"name": "Au", **stated}, "solid")
+    return _material(path, {"name": DEFAULT_SOLID, **stated}, "solid")
 
 
 def _other_phases(path: Path, raw: dict) -> tuple[Material, ...]:
@@ -266,7 +266,7 @@ def _material(path: Path, entry: Any, where: str) -> Material:
     kind = str(stated.pop("kind", kind_of_solid(name)))
     check_kind(kind, f"{path}: {where}")
     table = _table(path, stated.pop("table"), f"{where}.table") if "table" in stated else None
-    known = leaves_by_name(material(name if name in MATERIALS else "Au"))
+    known = leaves_by_name(material(name if name in MATERIALS else DEFAULT_SOLID))
     missing = [] if name in MATERIALS else [key for key in known if key not in stated]
     unknown = [key for key in stated if key not in known]
     if missing:

@@ -17,6 +17,7 @@ from fibsim.interaction_table import InteractionTable
 from fibsim.io.table_file import is_table_name
 
 __all__ = [
+    "DEFAULT_SOLID",
     "MATERIALS",
     "SOLID_KINDS",
     "VACUUM",
@@ -83,6 +84,9 @@ _ELEMENTS = {
     "Po": (84, 209), "At": (85, 210), "Rn": (86, 222), "Fr": (87, 223), "Ra": (88, 226),
     "Ac": (89, 227), "Th": (90, 232.04), "Pa": (91, 231.04), "U": (92, 238.03),
 }  # fmt: skip
+
+# Of a stack or an instrument that names none: what most hierarchical nanoporous metals are.
+DEFAULT_SOLID = "Au"
 
 # name -> (atoms per formula unit, density in g/cm3 at room temperature, CRC Handbook of
 # Chemistry and Physics, 97th edition; YSZ and the cathode oxide: usual crystal densities).

@@ -18,7 +18,7 @@ from fibsim.instrument import (
 )
 from fibsim.interaction import bulk_yields
 from fibsim.material_file import named_material
-from fibsim.materials import Material, se_escape_nm
+from fibsim.materials import DEFAULT_SOLID, Material, se_escape_nm
 
 __all__ = ["PRESETS", "make_instrument", "preset"]
 
@@ -35,7 +35,7 @@ def make_instrument(
     pixel_nm: float = 4.0,
     slice_nm: float = 10.0,
     tilt_deg: float = 38.0,
-    solid: str | Material = "Au",
+    solid: str | Material = DEFAULT_SOLID,
     other_phases: Sequence[str | Material] = (),
     white_level: float = 255.0,
 ) -> Instrument:

@@ -14,7 +14,7 @@ from fibsim.errors import InputError
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.layers import grid_below
-from fibsim.materials import VACUUM
+from fibsim.materials import DEFAULT_SOLID, VACUUM
 from fibsim.memory import FEWEST_SLICES, Recording, gigabytes, memory_bound
 from fibsim.presets import PRESETS, preset
 from fibsim.simulate import Sample, check_request, default_sublayers, sample_stack
@@ -42,7 +42,7 @@ def _instrument(
     filling = () if pores == VACUUM else (pores,)
     if name in PRESETS:
         changes: dict = {"beam_kev": beam_kev} if beam_kev else {}
-        first, *others = materials or ("Au",)
+        first, *others = materials or (DEFAULT_SOLID,)
         changes |= {"solid": first, "other_phases": (*others, *filling)}
         return InstrumentFile(instrument=preset(name, **changes))
     if Path(name).suffix in (".yaml", ".yml") or Path(name).exists():

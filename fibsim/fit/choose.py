@@ -13,6 +13,7 @@ from fibsim.fit.optimise import FitResult, FitSettings, fit_instrument
 from fibsim.fit.resemble import Resemblance, resembling_kinds
 from fibsim.fit.start import check_fittable, shallowest
 from fibsim.material_file import named_material
+from fibsim.materials import DEFAULT_SOLID
 from fibsim.specimens import KINDS
 from fibsim.stack import Stack
 
@@ -22,7 +23,7 @@ __all__ = ["fit_best_kind", "kinds_of_faces", "simplest", "usual_kind"]
 def usual_kind(stack: Stack) -> str:
     """Pores of one level in a metal, as dealloying leaves them; grains in any other solid, as
     ceramics are sintered and electrodes pressed from them."""
-    return "waves" if named_material(stack.material or "Au").kind == "metal" else "spheres"
+    return "waves" if named_material(stack.material or DEFAULT_SOLID).kind == "metal" else "spheres"
 
 
 def kinds_of_faces(stack: Stack, kinds: Sequence[str] = tuple(KINDS)) -> list[Resemblance]:

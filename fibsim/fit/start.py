@@ -15,7 +15,7 @@ from fibsim.fit.first_guess import (
     noise_sd,
 )
 from fibsim.instrument import Instrument, replace_by_name
-from fibsim.materials import VACUUM
+from fibsim.materials import DEFAULT_SOLID, VACUUM
 from fibsim.noise import channel_noise
 from fibsim.presets import make_instrument
 from fibsim.specimens import KINDS
@@ -38,7 +38,7 @@ def first_instrument(stack: Stack) -> Instrument:
         pixel_nm=stack.pixel_nm,
         slice_nm=stack.slice_nm,
         tilt_deg=tilt,
-        solid=stack.material or "Au",
+        solid=stack.material or DEFAULT_SOLID,
         other_phases=() if stack.pores in (None, VACUUM) else (stack.pores,),
         white_level=WHITE,
     )
