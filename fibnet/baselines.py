@@ -5,13 +5,12 @@ None of these methods knows that a pore shows what lies behind it, except the ra
 which is trained on the same simulated stacks as the network.
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from fibsim.errors import InputError
+from fibsim.threads import map_in_threads
 
 __all__ = ["all_baselines", "kmeans", "otsu", "random_forest", "watershed"]
 
@@ -163,8 +162,7 @@ def random_forest(
     def segment(z: int) -> np.ndarray:
         return forest.predict(_slice_features(images, z)).reshape(images.shape[2:])
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        return np.stack(list(pool.map(segment, range(images.shape[1])))).astype(bool)
+    return np.stack(map_in_threads(segment, range(images.shape[1]))).astype(bool)
 
 
 def all_baselines(

@@ -9,12 +9,12 @@ the label as it is.
 
 import dataclasses
 import math
-import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from fibsim.errors import InputError
+from fibsim.threads import available_cores
 
 __all__ = [
     "Measures",
@@ -210,7 +210,7 @@ def signed_distance(solid: np.ndarray, sides_nm: Sequence[float]) -> np.ndarray:
 
 def _distances_in(sides_nm: Sequence[float]) -> dict:
     """Options of `edt`: distances in nm, on all cores."""
-    return {"anisotropy": tuple(sides_nm), "parallel": os.cpu_count() or 1}
+    return {"anisotropy": tuple(sides_nm), "parallel": available_cores()}
 
 
 def isotropic(

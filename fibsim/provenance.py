@@ -1,12 +1,12 @@
 """What ran where: versions, device, memory; for reports and for ``fibsim doctor``."""
 
 import importlib.metadata
-import os
 import platform
 import sys
 
 from fibsim._version import __version__
 from fibsim.memory import memory_bytes
+from fibsim.threads import available_cores
 
 __all__ = ["environment", "versions"]
 
@@ -30,8 +30,7 @@ def environment() -> dict[str, str]:
     import jax
 
     found = {"system": f"{platform.system()} {platform.machine()}", "byte order": sys.byteorder}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found["processor cores"] = str(cores)
+    found["processor cores"] = str(available_cores())
     memory = memory_bytes()
     if memory is not None:
         found["memory"] = f"{memory / 2**30:.1f} GiB"

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from fibsim.threads import map_in_threads
+
 __all__ = ["dark_levels", "ground_depth", "slices_above_ground"]
 
 _QUANTILES = (0.05, 0.1, 0.15, 0.2)
@@ -105,18 +107,20 @@ def ground_depth(
     def simulated(depth_nm: float, seed: int) -> np.ndarray:
         return _dark(simulate(depth_nm, seed)) / contrast
 
-    heights, rises = [], []
-    for seed in range(repeats):
+    def rise(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Heights above the ground, and by how much dark levels rise there in a specimen."""
         # The same specimen with and without ground: what differs is the ground alone.
         without = simulated(np.inf, seed)
         run = without.shape[1]
         needed = -(-grey.shape[1] // run) + 1
-        for part in range(needed):
-            depth = slice_nm * run * (part + 1)
-            rises.append(simulated(depth, seed) - without)
-            heights.append(depth - slice_nm * np.arange(run))
-    heights = np.concatenate(heights)
-    rises = np.concatenate(rises, axis=1)
+        depths = slice_nm * run * (np.arange(needed) + 1.0)
+        rises = [simulated(float(depth), seed) - without for depth in depths]
+        heights = [depth - slice_nm * np.arange(run) for depth in depths]
+        return np.concatenate(heights), np.concatenate(rises, axis=1)
+
+    drawn = map_in_threads(rise, range(repeats))
+    heights = np.concatenate([height for height, _ in drawn])
+    rises = np.concatenate([own for _, own in drawn], axis=1)
     steps = np.unique(heights)
     mean = np.stack([rises[:, heights == h].mean(1) for h in steps], axis=1)
 

@@ -14,6 +14,7 @@ from fibsim.layers import grid_below
 from fibsim.recording import record_emission
 from fibsim.simulate import Sample, add_noise, draw_run, emitted_stack
 from fibsim.specimens.specimen import Specimen
+from fibsim.threads import map_in_threads
 
 __all__ = ["Problem", "patch_distance"]
 
@@ -113,20 +114,22 @@ class Problem:
 
     def held_out_distance(self, instrument, specimen, held, starts, key) -> float:
         """Mean over pairs of held-out crops and simulations, with keys of their own."""
-        found = []
-        for one in jax.random.split(key, _HELD_OUT_PAIRS):
+
+        def distance(one: jax.Array) -> float:
             crop, filters, sample = jax.random.split(one, 3)
             real = random_crop(held, starts, self.shape, crop)
             simulated = self.simulate(instrument, specimen, sample).images
-            found.append(self.distance(real, simulated, filters))
-        return float(np.mean(found))
+            return float(self.distance(real, simulated, filters))
+
+        return float(np.mean(map_in_threads(distance, jax.random.split(key, _HELD_OUT_PAIRS))))
 
     def real_distance(self, fitted, fitted_starts, held, held_starts, key) -> float:
         """The same between crops of the fitted and of the held-out part."""
-        found = []
-        for one in jax.random.split(key, _HELD_OUT_PAIRS):
+
+        def distance(one: jax.Array) -> float:
             a, b, filters = jax.random.split(one, 3)
             real = random_crop(held, held_starts, self.shape, a)
             other = random_crop(fitted, fitted_starts, self.shape, b)
-            found.append(self.distance(real, other, filters))
-        return float(np.mean(found))
+            return float(self.distance(real, other, filters))
+
+        return float(np.mean(map_in_threads(distance, jax.random.split(key, _HELD_OUT_PAIRS))))

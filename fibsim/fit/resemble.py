@@ -8,6 +8,7 @@ Nothing is imaged, so that this takes seconds per kind.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -18,6 +19,7 @@ from fibsim.errors import InputError
 from fibsim.fit.first_guess import half_width
 from fibsim.fit.unknowns import from_free, specimen_unknowns, to_free
 from fibsim.specimens import KINDS, make
+from fibsim.threads import map_in_threads
 
 __all__ = ["Counted", "Resemblance", "count", "difference", "resembling_kinds"]
 
@@ -166,19 +168,16 @@ def resembling_kinds(
         drawn = make(kind, key=key, shape=shape, voxel_nm=voxel_nm, **parameters)
         return count(np.asarray(drawn.solid) > 0.5, reach, edges)
 
-    found = []
-    for number, kind in enumerate(kinds, 1):
+    def closest(kind: str) -> Resemblance | None:
         guess = KINDS[kind].guess(half * voxel_nm[2], float(label.mean()))
         unknowns = specimen_unknowns(guess).values()
         start = np.asarray([to_free(v, u) for v, u in zip(guess.values(), unknowns, strict=True)])
 
-        def values(free, names=tuple(guess), unknowns=unknowns):
-            return {
-                name: float(from_free(v, u))
-                for name, v, u in zip(names, free, unknowns, strict=True)
-            }
+        def values(free) -> dict[str, float]:
+            named = zip(guess, free, unknowns, strict=True)
+            return {name: float(from_free(v, u)) for name, v, u in named}
 
-        def miss(free, kind=kind, values=values):
+        def miss(free) -> float:
             try:
                 return difference(wanted, counted(kind, values(free), key))
             except InputError:  # sizes that the grid cannot carry
@@ -192,15 +191,23 @@ def resembling_kinds(
             method="Nelder-Mead",
             options={"maxfev": most, "initial_simplex": simplex, "xatol": 0.01, "fatol": 5e-4},
         )
-        if progress is not None:
-            progress(number, len(kinds), kind)
         if best.fun >= _IMPOSSIBLE:
-            continue
+            return None
         parameters = values(best.x)
         others = [counted(kind, parameters, jax.random.fold_in(key, i)) for i in (1, 2)]
         # Not the fitted draw: it was chosen among many for its resemblance.
         fresh = float(np.mean([difference(wanted, other) for other in others]))
-        found.append(Resemblance(kind, parameters, fresh, difference(*others)))
+        return Resemblance(kind, parameters, fresh, difference(*others))
+
+    finished = itertools.count(1)
+
+    def reported(kind: str) -> Resemblance | None:
+        found = closest(kind)
+        if progress is not None:
+            progress(next(finished), len(kinds), kind)
+        return found
+
+    found = [best for best in map_in_threads(reported, kinds) if best is not None]
     if not found:
         raise InputError(
             f"none of the kinds {', '.join(kinds)} can be drawn on a grid of {shape} voxels with "

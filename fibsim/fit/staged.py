@@ -7,11 +7,9 @@ and ``record``), and what the first two made last is kept.
 """
 
 import functools
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +20,7 @@ from fibsim.fit.moments import Gauges, stack_moments
 from fibsim.fit.problem import Problem
 from fibsim.fit.unknowns import SPECIMEN_PREFIX, Unknown, apply_unknowns
 from fibsim.instrument import Instrument
+from fibsim.threads import map_in_threads
 
 __all__ = ["MomentSimulator"]
 
@@ -114,6 +113,4 @@ class MomentSimulator:
                 stack_moments(jnp.round(images) if self.whole else images, self.gauges)
             )
 
-        # XLA runs one crop on hardly more than one core: two threads are nearly twice as fast.
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            return np.stack(list(pool.map(one, keys)))
+        return np.stack(map_in_threads(one, keys))

@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Sequence
 
 import jax
@@ -17,6 +16,7 @@ from fibsim.montecarlo.random_bits import seed_lanes
 from fibsim.montecarlo.scattering import transport_tables
 from fibsim.montecarlo.scene import check_phases, make_scene
 from fibsim.montecarlo.transport import Beam, transport
+from fibsim.threads import available_cores
 
 __all__ = ["Yields", "bulk_yields", "film_yields", "image_yields"]
 
@@ -152,7 +152,7 @@ def _run(entry, scene, tables, windows, beam_kev, pixel_nm, probe_nm, tilt_deg, 
     pixels = entry.shape[1]
     cpu = jax.default_backend() == "cpu"
     devices = jax.local_devices()
-    workers = max(len(devices), os.cpu_count() or 1) if cpu else len(devices)
+    workers = max(len(devices), available_cores()) if cpu else len(devices)
     share = max(math.ceil(pixels / workers), min(_LEAST_LANES, pixels))  # work for every core
     lanes = min(_LANES_CPU if cpu else _LANES_ACCELERATOR, share)
     starts = list(range(0, pixels, lanes))
