@@ -160,11 +160,12 @@ def test_short_fit_gets_closer_than_the_default(stack, monkeypatch):
     np.testing.assert_array_equal(fit.loss[:3], again.loss)
 
     # Moments whose steps lead away are not followed.
-    def stray(problem, settings, grey, matched, specimen, unknowns, free, *args, **kwargs):
+    def stray(free, **kwargs):
         moved = {**free, "detector.gain": free["detector.gain"] + 1.5}
-        return types.SimpleNamespace(free=moved), ["anything"]
+        return types.SimpleNamespace(free=moved)
 
-    monkeypatch.setattr("fibsim.fit.optimise._refine", stray)
+    stage = types.SimpleNamespace(match=stray, names=["anything"])
+    monkeypatch.setattr("fibsim.fit.optimise.prepare_moments", lambda *_, **__: stage)
     kept = fit_instrument(
         stack,
         key=jax.random.key(0),
@@ -271,7 +272,7 @@ def test_moments_state_errors_that_hold(stack):
     table = default_unknowns(tilt_known=False) | specimen_unknowns(specimen)
     names = ("detector.gain", "geometry.tilt_deg")
     free = {name: table[name] for name in (*names, *(f"specimen.{name}" for name in specimen))}
-    steps = RefineSettings(rounds=5, steps=3, simulations=16, slope_simulations=2)
+    steps = RefineSettings(rounds=5, steps=3, simulations=16, slope_simulations=2, draws=3)
     fit = fit_instrument(
         stack,
         key=jax.random.key(0),

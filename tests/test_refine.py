@@ -89,6 +89,27 @@ def test_errors_cover_the_truth():
     assert np.all(found.determined[:3] > 0.8)
 
 
+def test_steps_within_a_round_need_a_third_of_the_simulations():
+    """Where noise grows with the moments, the end is still that of ten times as many."""
+    counts = []
+
+    def noisy(free, keys):
+        counts.append(len(keys))
+        mean = mean_moments(free)
+        draws = jax.vmap(lambda key: jax.random.normal(key, (12,)))(keys)
+        return mean + NOISE * (1 + 0.3 * mean) * draws
+
+    recorded = record(TRUTH, 3)
+    few = run(recorded, noisy, rounds=4, simulations=60)
+    assert few.converged
+    # All of them where a round starts and for the errors, but in the rough rounds.
+    assert 2 <= counts.count(60) <= 3 and counts.count(20) > counts.count(60)
+    many = run(recorded, noisy, rounds=4, simulations=600, seed=2)
+    apart = few.flat.join(few.free) - many.flat.join(many.free)
+    # Sixty add a mean square of 4 crops / 60 to the recording's own scatter.
+    assert np.all(np.abs(apart) < 4 * few.standard_errors * np.sqrt(CROPS / 60))
+
+
 def test_what_the_data_do_not_determine_keeps_its_prior():
     found = run(record(TRUTH, 0))
     last = found.flat.names.index("interaction.edge_gain")

@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ import numpy as np
 import optax
 
 from fibsim.errors import InputError
-from fibsim.fit.crops import crop_grid, random_crop, split_stack
+from fibsim.fit.crops import random_crop, split_stack
 from fibsim.fit.descent import limited_adam, mean_of_last_quarter, update_by
 from fibsim.fit.doubts import FEW_SLICES, image_warnings, likely_swapped, likely_tilt
 from fibsim.fit.first_guess import (
@@ -30,12 +31,11 @@ from fibsim.fit.first_guess import (
     guess_tilt_deg,
 )
 from fibsim.fit.ground import ground_depth, slices_above_ground
-from fibsim.fit.moments import make_gauges, moment_names, moment_tolerances, stack_moments
+from fibsim.fit.moment_stage import FEWEST_PIXELS, crop_shape, prepare_moments
 from fibsim.fit.problem import Problem
-from fibsim.fit.refine import Refinement, RefineSettings, refine
+from fibsim.fit.refine import Refinement, RefineSettings
 from fibsim.fit.resemble import Resemblance
 from fibsim.fit.simulated import slices_below
-from fibsim.fit.staged import MomentSimulator
 from fibsim.fit.start import (
     check_fittable,
     first_instrument,
@@ -64,12 +64,6 @@ __all__ = ["FitResult", "FitSettings", "fit_instrument"]
 _FRACTION_SD, _FRACTION_SD_OF_FEW = 0.7, 0.3
 # Moments that lead away from the stack by more than this are not followed.
 _AWAY = 1.15
-# Of fewer slices than show a tilt, moments need as many crops: those of three single images led
-# away from each.
-_FEWEST_CROPS = 16
-# Crops of the moments: as many independent ones of the stack as possible, yet several features;
-# about so many slices.
-_MOMENT_SLICES, _MOMENT_PX, _MOST_CROPS = 16, 128, 32
 
 Distance = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -296,30 +290,48 @@ def fit_instrument(
         distance=distance,
     )
     given = _Given(real=real, starts=starts, instrument=matched, specimen=specimen, origin=origin)
-    free, losses = _descend(objective, given, origin, key_path, settings, optimiser, progress)
-    free |= _noise_of(problem, free, matched, specimen, unknowns, grey, key_start)
     held_args = jnp.asarray(held.grey), jnp.asarray(held.starts)
 
     def held_out(instrument, specimen):
         return problem.held_out_distance(instrument, specimen, *held_args, key_held)
 
     warnings = []
-    if start is None and settings.refine is not None:
-        warnings = _doubts(problem, stack, grey, default, specimen, key_start, held_out)
+    few = stack.num_slices < FEW_SLICES and grey[0, 0].size < FEWEST_PIXELS
+    refines = settings.refine is not None and not few
+    key_gauges, key_refine = jax.random.split(key_start)
+    with ThreadPoolExecutor(1) as beside:
+        # One core compiles the descent for most of a minute: what does not need its end goes on
+        # beside it.
+        doubts = stage = None
+        if start is None and settings.refine is not None:
+            doubts = beside.submit(
+                _doubts, problem, stack, grey, default, specimen, key_start, held_out
+            )
+        if refines:
+            stage = beside.submit(
+                prepare_moments, problem, grey, matched, specimen, unknowns, origin,
+                key=key_gauges, whole=stack.images.dtype == np.uint8,
+            )  # fmt: skip
+        at_default = beside.submit(held_out, default, specimen)
+        at_start = beside.submit(held_out, matched, specimen)
+        floor = beside.submit(problem.real_distance, real, starts, *held_args, key_held)
+        free, losses = _descend(objective, given, origin, key_path, settings, optimiser, progress)
+    free |= _noise_of(problem, free, matched, specimen, unknowns, grey, key_start)
+    if doubts is not None:
+        warnings += doubts.result()
     before, at_descent = free, held_out(*apply_unknowns(free, matched, specimen, unknowns))
     refinement, names, fitted = None, [], at_descent
-    few = stack.num_slices < FEW_SLICES and grey[0, 0].size < _FEWEST_CROPS * _MOMENT_PX**2
     if settings.refine is not None and few:
-        settings = dataclasses.replace(settings, refine=None)
         warnings.append(
             "so few and small images do not determine the moments that a fit ends with and that "
             "its errors come from: they were left out, and no errors are stated."
         )
-    if settings.refine is not None:
-        refinement, names = _refine(
-            problem, settings.refine, grey, matched, specimen, unknowns, free, origin, key_start,
-            progress, whole=stack.images.dtype == np.uint8,
-        )  # fmt: skip
+    if stage is not None:
+        moments = stage.result()
+        names = moments.names
+        refinement = moments.match(
+            free, origin=origin, key=key_refine, settings=settings.refine, progress=progress
+        )
         free = refinement.free
         fitted = held_out(*apply_unknowns(free, matched, specimen, unknowns))
         if not fitted <= _AWAY * at_descent:
@@ -330,7 +342,7 @@ def fit_instrument(
             free, fitted, refinement, names = before, at_descent, None, []
     instrument, parameters = apply_unknowns(free, matched, specimen, unknowns)
     converged = None
-    if settings.refine is not None:
+    if refines:
         converged = refinement is not None and refinement.converged
     ground = None
     if settings.find_ground and grey.shape[1] < whole.shape[1]:
@@ -341,11 +353,11 @@ def fit_instrument(
         kind=kind,
         start_instrument=matched,
         start_specimen={k: float(v) for k, v in specimen.items()},
-        default_distance=held_out(default, specimen),
-        start_distance=held_out(matched, specimen),
+        default_distance=at_default.result(),
+        start_distance=at_start.result(),
         descent_distance=at_descent,
         fitted_distance=fitted,
-        real_distance=problem.real_distance(real, starts, *held_args, key_held),
+        real_distance=floor.result(),
         loss=losses,
         unknowns=unknowns,
         refinement=refinement,
@@ -401,8 +413,8 @@ def _doubts(problem, stack, grey, default, specimen, key, held_out) -> list[str]
 
 def _ground(problem, grey, above, instrument, specimen, key) -> Ground:
     """The ground below a stack, in the fitted simulation."""
-    side = min(_MOMENT_PX, *grey.shape[2:]) // 2 * 2
-    wide = dataclasses.replace(problem, shape=(min(_MOMENT_SLICES, above), side, side))
+    slices, *sides = crop_shape(*grey.shape[1:])
+    wide = dataclasses.replace(problem, shape=(min(slices, above), *sides))
 
     def simulate(depth_nm: float, seed: int) -> np.ndarray:
         sample = wide.simulate(instrument, specimen, jax.random.fold_in(key, seed), depth_nm)
@@ -411,36 +423,3 @@ def _ground(problem, grey, above, instrument, specimen, key) -> Ground:
     depth = ground_depth(grey, above, simulate, slice_nm=problem.slice_nm)
     stack_nm = problem.slice_nm * grey.shape[1]
     return Ground(depth_nm=jnp.asarray(depth), stack_nm=jnp.asarray(stack_nm))
-
-
-def _refine(
-    problem, settings, grey, matched, specimen, unknowns, free, origin, key, progress, *, whole
-):  # fmt: skip
-    """The moments' stage, on crops of the whole stack."""
-    slices, y, x = grey.shape[1:]
-    side = min(_MOMENT_PX, y, x) // 2 * 2
-    shape = (slices // max(round(slices / _MOMENT_SLICES), 1), side, side)
-    crops = crop_grid(grey, shape, _MOST_CROPS, seed=0)
-    key_gauges, key_refine = jax.random.split(key)
-    # A few crops stand for all where quantiles are taken, of a stack of any size.
-    gauges = make_gauges(
-        np.concatenate(list(crops[:4]), axis=1),
-        slice_nm=problem.slice_nm,
-        pixel_nm=problem.pixel_nm,
-        key=key_gauges,
-    )
-    wide = dataclasses.replace(problem, shape=shape)
-    recorded = np.mean([np.asarray(stack_moments(jnp.asarray(c), gauges)) for c in crops], 0)
-    refinement = refine(
-        MomentSimulator(wide, matched, specimen, unknowns, gauges, whole=whole),
-        recorded,
-        crops=len(crops),
-        tolerance=moment_tolerances((grey.shape[0], *shape), gauges),
-        start=free,
-        origin=origin,
-        unknowns=unknowns,
-        key=key_refine,
-        settings=settings,
-        progress=progress,
-    )
-    return refinement, moment_names((grey.shape[0], *shape), gauges)

@@ -27,6 +27,7 @@ as the scatter of J between simulations gives it.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -48,8 +49,9 @@ _SMALL, _NEAR = 0.15, 0.5
 _HALVINGS, _SLACK = 3, 1.0
 # So many rounds in turn that bring nothing are the last.
 _IDLE_ROUNDS = 2
-# So many first rounds are of fewer simulations, if as many others follow.
+# So many first rounds are of a part of the simulations, if as many others follow.
 _ROUGH_ROUNDS = 2
+_PARTS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,8 +63,9 @@ class RefineSettings:
             end. Some unknowns bend: an amplifier's noise that is a small part of the whole has a
             small slope, but not where the fit starts.
         steps: Gauss-Newton steps with the same slopes, at most.
-        simulations: crops that are simulated per step, for the mean and covariance of moments;
-            a third of them in the first two of four or more rounds, which are far from the end.
+        simulations: crops that are simulated for the mean and covariance of moments; a third of
+            them in the first two of four or more rounds, which are far from the end, and for what
+            the steps within a round change.
         slope_simulations: crops that are simulated per side of each difference quotient; one in
             those two rounds. As many are simulated at each step along the valley.
         draws: from the distribution of errors, which are followed along the valley.
@@ -193,23 +196,29 @@ def refine(
     def sweep(vector, keys):
         return np.asarray(simulate(flat.split(line.back(vector)), keys), float)
 
+    def sweep_from(start, vector):
+        """Like ``sweep``, but of a third of the keys: all change by what these do from the samples
+        ``start`` of the round's start. With the same random numbers, little else does."""
+        return start + (sweep(vector, mean_keys[:third]) - start[:third]).mean(0)
+
     def distance(vector, samples):
         """What the steps are to lessen: ``(m - mu)' W (m - mu)`` and the prior's term."""
         missing = recorded - samples.mean(0)
         return missing @ (weight * missing) + np.sum(((vector - centre) / prior_sd) ** 2)
 
-    def sweep_near(vector, before, keys, most):
+    def near(vector, before, sample, most):
         """Where simulations are finite and no farther than ``most``: at a vector, or on the way
         back to the one before."""
         for _ in range(_HALVINGS):
-            samples = sweep(vector, keys)
+            samples = sample(vector)
             if np.all(np.isfinite(samples)) and distance(vector, samples) < most:
                 return vector, samples
             vector = (vector + before) / 2
-        return before, sweep(before, keys)
+        return before, sample(before)
 
     before, is_size = at, np.isfinite(flat.lowest)
     rough_rounds = max(min(_ROUGH_ROUNDS, settings.rounds - _ROUGH_ROUNDS), 0)
+    third = -(-len(mean_keys) // _PARTS)
     weight, most = np.ones_like(recorded), np.inf
     moves: list[float] = []
     last_moved = ""
@@ -217,10 +226,11 @@ def refine(
     distances: list[float] = []
     for turn in range(settings.rounds):
         rough = turn < rough_rounds
-        several = mean_keys[: -(-len(mean_keys) // 3)] if rough else mean_keys
+        several = mean_keys[:third] if rough else mean_keys
         if turn == rough_rounds:
             most = np.inf  # distances are compared with the same random numbers only
-        at, samples = sweep_near(at, before, several, most)
+        at, samples = near(at, before, functools.partial(sweep, keys=several), most)
+        nearby = functools.partial(sweep_from, samples)
         report("slopes")
         if turn < 3:
             sampling = _variance(samples) * (1 / crops + 1 / len(several))
@@ -242,7 +252,7 @@ def refine(
         in_round = []
         for step in range(settings.steps):
             if step:
-                at, samples = sweep_near(at, before, several, most)
+                at, samples = near(at, before, nearby, most)
                 report(f"last step {moves[-1]:.1f} standard errors")
                 if at is before:
                     break  # with these slopes there is no way on
@@ -264,7 +274,7 @@ def refine(
         if not rough and in_round[0] < _NEAR and moves[-1] < 2 * _SMALL:
             break
 
-    at, samples = sweep_near(at, before, mean_keys, most)
+    at, samples = near(at, before, functools.partial(sweep, keys=mean_keys), most)
     report("errors")
     deviation = recorded - samples.mean(0)
     share = 1 / crops + 1 / settings.simulations
