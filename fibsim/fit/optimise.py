@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +56,7 @@ from fibsim.fit.unknowns import (
 from fibsim.instrument import Instrument, leaves_by_name, replace_by_name
 from fibsim.specimens import KINDS, Ground
 from fibsim.stack import Stack
+from fibsim.threads import beside
 
 __all__ = ["FitResult", "FitSettings", "fit_instrument"]
 
@@ -299,22 +299,22 @@ def fit_instrument(
     few = stack.num_slices < FEW_SLICES and grey[0, 0].size < FEWEST_PIXELS
     refines = settings.refine is not None and not few
     key_gauges, key_refine = jax.random.split(key_start)
-    with ThreadPoolExecutor(1) as beside:
+    with beside() as other_core:
         # One core compiles the descent for most of a minute: what does not need its end goes on
         # beside it.
         doubts = stage = None
         if start is None and settings.refine is not None:
-            doubts = beside.submit(
+            doubts = other_core.submit(
                 _doubts, problem, stack, grey, default, specimen, key_start, held_out
             )
         if refines:
-            stage = beside.submit(
+            stage = other_core.submit(
                 prepare_moments, problem, grey, matched, specimen, unknowns, origin,
                 key=key_gauges, whole=stack.images.dtype == np.uint8,
             )  # fmt: skip
-        at_default = beside.submit(held_out, default, specimen)
-        at_start = beside.submit(held_out, matched, specimen)
-        floor = beside.submit(problem.real_distance, real, starts, *held_args, key_held)
+        at_default = other_core.submit(held_out, default, specimen)
+        at_start = other_core.submit(held_out, matched, specimen)
+        floor = other_core.submit(problem.real_distance, real, starts, *held_args, key_held)
         free, losses = _descend(objective, given, origin, key_path, settings, optimiser, progress)
     free |= _noise_of(problem, free, matched, specimen, unknowns, grey, key_start)
     if doubts is not None:
