@@ -106,6 +106,25 @@ def test_contrast_is_matched_from_another_gain(instrument):
     np.testing.assert_allclose(found.noise.dose_electrons, DOSE, rtol=0.3)
 
 
+def test_dark_pores_do_not_clip_that_do_not_in_the_recording():
+    """Of the first specimen few pores are lit; of the recorded one most, and none is black."""
+    rng = np.random.default_rng(2)
+    start = make_instrument(beam_kev=[1.0, 5.0])
+    field = gaussian_filter(rng.standard_normal((1, *SHAPE)), (0, 1, 6, 6), mode="wrap")
+    share = np.argsort(np.argsort(field, axis=None)).reshape(field.shape) / field.size
+    few_lit = np.where(share < 0.06, 25.0, 170.0) * np.ones((2, 1, 1, 1))
+    most_lit = np.where(share < 0.03, 40.0, np.where(share < 0.5, 80.0, 160.0))
+    most_lit = most_lit * np.ones((2, 1, 1, 1))
+    found = match_contrast(start, most_lit.astype(np.float32), few_lit.astype(np.float32))
+    factor = np.asarray(found.detector.gain) / np.asarray(start.detector.gain)
+    simulated = most_lit.mean() + factor * (25.0 - few_lit.mean())
+    np.testing.assert_allclose(simulated, 40.0, atol=0.5)
+    # Where they would not clip, the contrast is the recording's, as it was before.
+    bright = match_contrast(start, most_lit + 60.0, few_lit.astype(np.float32))
+    factor = np.asarray(bright.detector.gain) / np.asarray(start.detector.gain)
+    np.testing.assert_allclose(factor, most_lit.std() / few_lit.std(), rtol=0.02)
+
+
 @pytest.mark.parametrize("name", ["flicker_sd", "curtain_sd", "line_grey"])
 def test_faults_are_what_structure_does_not_explain(name):
     rng = np.random.default_rng(4)

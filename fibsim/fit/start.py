@@ -25,6 +25,8 @@ __all__ = ["check_fittable", "first_instrument", "match_contrast", "match_noise"
 
 # Crops whose profiles show the faults, and corrections of the noise.
 _CROPS, _NOISE_TURNS = 8, 4
+# Share of pixels that are darker than a dark pore.
+_DARK = 0.02
 
 
 def first_instrument(stack: Stack) -> Instrument:
@@ -107,6 +109,18 @@ def match_noise(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) 
     return instrument
 
 
+def _least_clipped(grey: np.ndarray, expected: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Factor per channel that lets dark pores be as dark as the recording's, where ``factor``
+    would let them clip: a descent has no gradient to bring them back by. Others are infinite.
+
+    Single images of a ceramic and an electrode have more lit pores than the first specimen.
+    """
+    dark, simulated = (np.quantile(v, _DARK, axis=(1, 2, 3)) for v in (grey, expected))
+    depth = np.maximum(expected.mean((1, 2, 3)) - simulated, 1e-3)
+    mean = grey.mean((1, 2, 3))
+    return np.where(mean - factor * depth < 0, (mean - dark) / depth, np.inf)
+
+
 def match_contrast(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) -> Instrument:
     """Set gain, offset, noise and faults so that contrast, noise and profiles are the stack's.
 
@@ -118,6 +132,7 @@ def match_contrast(instrument: Instrument, grey: np.ndarray, expected: np.ndarra
     factor = contrast / np.maximum(expected.std(pixels), 1e-3)
     old = instrument.detector
     gain, old_offset = np.asarray(old.gain), np.asarray(old.offset)
+    factor = np.minimum(factor, _least_clipped(grey, expected, factor))
     offset = grey.mean(pixels) - factor * (expected.mean(pixels) - old_offset)
     detector = {
         "detector.gain": jnp.asarray(gain * factor, float),
