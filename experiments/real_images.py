@@ -1,8 +1,8 @@
 """How far is a fitted simulation from single images of real instruments?
 
-Claim: far. A classifier tells all of five apart, most by edges and by noise that is too low. Where
-pores were black that are not in the recordings, before contrast was matched without clipping, that
-told four of them apart best.
+Claim: far. A classifier tells all of five apart, most by edges and by noise that is too low. Before
+contrast was matched without clipping, pores that are not black in the recordings told the second
+ceramic and the electrode apart best.
 
 Command: ``python experiments/real_images.py`` (1 to 5 minutes a case on one core beside another
 job; ``--only cement`` for one; writes docs/figures/real_images.png). Needs the shared data. What no
@@ -30,7 +30,7 @@ and 10 % in the electrode, and the noise of the first ceramic was 27 % too low. 
 ceramics' pores are too steep, and the flat faces of the first wider than any grain. The electrode's
 particles of plates, its bright edges and its single strong curtains are not in the model, nor that
 the cement's pores lie along layers; the electrode's fit ends farther from the held-out part than it
-started. Taken for two levels of pores all three ceramics were told apart with 1.000.
+started.
 """
 
 import argparse

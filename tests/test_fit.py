@@ -272,7 +272,7 @@ def test_moments_state_errors_that_hold(stack):
     table = default_unknowns(tilt_known=False) | specimen_unknowns(specimen)
     names = ("detector.gain", "geometry.tilt_deg")
     free = {name: table[name] for name in (*names, *(f"specimen.{name}" for name in specimen))}
-    steps = RefineSettings(rounds=5, steps=3, simulations=16, slope_simulations=2, draws=3)
+    steps = RefineSettings(rounds=5, steps=3, simulations=16, slope_simulations=2)
     fit = fit_instrument(
         stack,
         key=jax.random.key(0),

@@ -15,7 +15,6 @@ from fibsim.fit.refine import Refinement, RefineSettings, refine
 from fibsim.fit.staged import MomentSimulator
 from fibsim.fit.unknowns import Unknown
 from fibsim.instrument import Instrument
-from fibsim.threads import map_in_threads
 
 __all__ = ["FEWEST_PIXELS", "MomentStage", "crop_shape", "prepare_moments"]
 
@@ -106,13 +105,13 @@ def prepare_moments(
     )
     wide = dataclasses.replace(problem, shape=shape)
     simulate = MomentSimulator(wide, instrument, specimen, unknowns, gauges, whole=whole)
-    simulate(free, key[None])
-    moments = map_in_threads(lambda crop: stack_moments(jnp.asarray(crop), gauges), crops)
-    shape = (grey.shape[0], *shape)
+    simulate(free, key[None])  # compiles it
+    recorded = [stack_moments(jnp.asarray(crop), gauges) for crop in crops]
+    of_channels = (grey.shape[0], *shape)
     return MomentStage(
         simulate=simulate,
-        recorded=np.mean([np.asarray(one) for one in moments], 0),
+        recorded=np.mean([np.asarray(moments) for moments in recorded], 0),
         crops=len(crops),
-        tolerance=moment_tolerances(shape, gauges),
-        names=moment_names(shape, gauges),
+        tolerance=moment_tolerances(of_channels, gauges),
+        names=moment_names(of_channels, gauges),
     )

@@ -295,7 +295,6 @@ def fit_instrument(
     def held_out(instrument, specimen):
         return problem.held_out_distance(instrument, specimen, *held_args, key_held)
 
-    warnings = []
     few = stack.num_slices < FEW_SLICES and grey[0, 0].size < FEWEST_PIXELS
     refines = settings.refine is not None and not few
     key_gauges, key_refine = jax.random.split(key_start)
@@ -317,8 +316,7 @@ def fit_instrument(
         floor = other_core.submit(problem.real_distance, real, starts, *held_args, key_held)
         free, losses = _descend(objective, given, origin, key_path, settings, optimiser, progress)
     free |= _noise_of(problem, free, matched, specimen, unknowns, grey, key_start)
-    if doubts is not None:
-        warnings += doubts.result()
+    warnings = doubts.result() if doubts is not None else []
     before, at_descent = free, held_out(*apply_unknowns(free, matched, specimen, unknowns))
     refinement, names, fitted = None, [], at_descent
     if settings.refine is not None and few:

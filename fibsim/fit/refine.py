@@ -184,6 +184,7 @@ def refine(
     precision = np.diag(1 / prior_sd**2)
     key_mean, key_slope, key_test = jax.random.split(key, 3)
     mean_keys = jax.random.split(key_mean, settings.simulations)
+    few_keys = mean_keys[: -(-len(mean_keys) // _PARTS)]
     total = settings.rounds * (settings.steps + len(at)) + 1 + CALLS_PER_DRAW * settings.draws
     done = 0
 
@@ -197,9 +198,9 @@ def refine(
         return np.asarray(simulate(flat.split(line.back(vector)), keys), float)
 
     def sweep_from(start, vector):
-        """Like ``sweep``, but of a third of the keys: all change by what these do from the samples
-        ``start`` of the round's start. With the same random numbers, little else does."""
-        return start + (sweep(vector, mean_keys[:third]) - start[:third]).mean(0)
+        """Like ``sweep``, but of few keys: all change by what these do from the samples ``start``
+        of the round's start. With the same random numbers, little else does."""
+        return start + (sweep(vector, few_keys) - start[: len(few_keys)]).mean(0)
 
     def distance(vector, samples):
         """What the steps are to lessen: ``(m - mu)' W (m - mu)`` and the prior's term."""
@@ -218,7 +219,6 @@ def refine(
 
     before, is_size = at, np.isfinite(flat.lowest)
     rough_rounds = max(min(_ROUGH_ROUNDS, settings.rounds - _ROUGH_ROUNDS), 0)
-    third = -(-len(mean_keys) // _PARTS)
     weight, most = np.ones_like(recorded), np.inf
     moves: list[float] = []
     last_moved = ""
@@ -226,7 +226,7 @@ def refine(
     distances: list[float] = []
     for turn in range(settings.rounds):
         rough = turn < rough_rounds
-        several = mean_keys[:third] if rough else mean_keys
+        several = few_keys if rough else mean_keys
         if turn == rough_rounds:
             most = np.inf  # distances are compared with the same random numbers only
         at, samples = near(at, before, functools.partial(sweep, keys=several), most)

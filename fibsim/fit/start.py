@@ -109,16 +109,18 @@ def match_noise(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) 
     return instrument
 
 
-def _least_clipped(grey: np.ndarray, expected: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Factor per channel that lets dark pores be as dark as the recording's, where ``factor``
-    would let them clip: a descent has no gradient to bring them back by. Others are infinite.
+def _unclipped(factor: np.ndarray, grey: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Factors per channel, less where dark pores would clip: there as dark as the recording's.
 
-    Single images of a ceramic and an electrode have more lit pores than the first specimen.
+    A descent has no gradient to bring clipped pixels back by, and single images of a ceramic and
+    an electrode have more lit pores than the first specimen.
     """
-    dark, simulated = (np.quantile(v, _DARK, axis=(1, 2, 3)) for v in (grey, expected))
-    depth = np.maximum(expected.mean((1, 2, 3)) - simulated, 1e-3)
-    mean = grey.mean((1, 2, 3))
-    return np.where(mean - factor * depth < 0, (mean - dark) / depth, np.inf)
+    mean, depth = grey.mean((1, 2, 3)), expected.mean((1, 2, 3))
+    depth = np.maximum(depth - np.quantile(expected, _DARK, axis=(1, 2, 3)), 1e-3)
+    clipped = mean - factor * depth < 0
+    if not clipped.any():  # spares quantiles of large stacks
+        return factor
+    return np.where(clipped, (mean - np.quantile(grey, _DARK, axis=(1, 2, 3))) / depth, factor)
 
 
 def match_contrast(instrument: Instrument, grey: np.ndarray, expected: np.ndarray) -> Instrument:
@@ -129,10 +131,9 @@ def match_contrast(instrument: Instrument, grey: np.ndarray, expected: np.ndarra
     noise = noise_sd(grey)
     pixels, each = (1, 2, 3), (slice(None), None, None, None)
     contrast = np.sqrt(np.maximum(grey.var(pixels) - noise**2, 0.05 * grey.var(pixels)))
-    factor = contrast / np.maximum(expected.std(pixels), 1e-3)
+    factor = _unclipped(contrast / np.maximum(expected.std(pixels), 1e-3), grey, expected)
     old = instrument.detector
     gain, old_offset = np.asarray(old.gain), np.asarray(old.offset)
-    factor = np.minimum(factor, _least_clipped(grey, expected, factor))
     offset = grey.mean(pixels) - factor * (expected.mean(pixels) - old_offset)
     detector = {
         "detector.gain": jnp.asarray(gain * factor, float),
