@@ -69,7 +69,8 @@ class Interaction:
         edge_gain: extra emission of solid beside a pore.
         se_incidence, bse_incidence: how much more a pore's walls emit where the beam strikes
             them obliquely, in exponents of flat bulk.
-        bse_facing: extra backscatter beside a wall that faces away from a tilted beam.
+        bse_facing: extra backscatter beside a wall that faces away from a tilted beam, and half
+            as large a share of the secondaries.
         wall_emission: emission of a pore's wall relative to a milled face struck at the same
             angle; below 1 for rough walls.
         wall_reflection: how much of the backscatter that meets a wall goes on from there, in

@@ -16,8 +16,11 @@ a homogeneous stretch is cut into. In them
     k       mu_b rho + lateral_exit rho (around - mu_b rho averaged over the slice): electrons
             leave sideways as well. Around is that average seen through a Gaussian of 5 median
             depths of the mean mixture
-    g_s     1 + edge_gain (dense - near)_+
-    g_b     g_s - bse_facing tan(tilt) edge_nm d(near)/dy
+    edge    1 + edge_gain (dense - near)_+
+    facing  -bse_facing tan(tilt) edge_nm d(near)/dy: beside a wall towards which the beam leans
+    g_b     edge + facing
+    g_s     edge + 0.5 facing, with near of the filled fraction in facing: secondaries leave
+            into open space only
     dense   sum of mu_b rho over the largest mu_b, averaged over the sub-layers: a light phase is
             half way to a pore
     near    G(edge_nm) * dense, what is close by
@@ -77,6 +80,7 @@ __all__ = [
 # The calibrated numbers of the laws above.
 _SE_THROUGH = 1.3  # electrons that come by way of walls cross more surfaces
 _CLOSING = 3
+_SE_FACING = 0.5
 _OPEN_POWER = 1.8
 _HIDDEN_WAYS = 0.42
 _REFLECTED_POWER = 0.2
@@ -207,17 +211,24 @@ def _emission_factors(
     mean_rho: Array, c: Coefficients, geometry: Geometry, periodic: bool
 ) -> tuple[Array, Array]:
     """g_b and g_s of the module docstring for every slice."""
-    width = c.edge_nm / geometry.pixel_nm
+    lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg)) * c.edge_nm / geometry.pixel_nm
+
+    def beside_walls(near):
+        before, after = (neighbour(near, side, axis=-2, periodic=periodic) for side in (-1, 1))
+        return c.bse_facing * lean * (before - after) / 2
+
     # Of a single phase this is the same for all channels, so its spectrum is computed once.
     dense = mean_rho[0]
+    near = near_filled = _gaussian(dense, c.edge_nm, geometry, periodic)
     if len(mean_rho) > 1:
         dense = _weighted(c.bse_attenuation / jnp.max(c.bse_attenuation), mean_rho)
-    near = _gaussian(dense, c.edge_nm, geometry, periodic)
+        near = _gaussian(dense, c.edge_nm, geometry, periodic)
+        # Secondaries leave into open space only, not into what fills a pore.
+        near_filled = _gaussian(sum(mean_rho), c.edge_nm, geometry, periodic)
     edge = 1.0 + c.edge_gain * jnp.maximum(dense - near, 0.0)
-    before, after = (neighbour(near, side, axis=-2, periodic=periodic) for side in (-1, 1))
-    lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg))
-    facing = c.bse_facing * lean * width * (before - after) / 2
-    return jnp.maximum(edge + facing, 0.0), edge
+    bse_factor = edge + beside_walls(near)
+    se_factor = edge + _SE_FACING * beside_walls(near_filled)
+    return jnp.maximum(bse_factor, 0.0), jnp.maximum(se_factor, 0.0)
 
 
 def ground_scene(
