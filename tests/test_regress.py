@@ -190,6 +190,27 @@ def test_gain_and_range_come_back_and_flicker_is_seen(recorded, instrument):
     np.testing.assert_allclose(again.chi2, result.fitted.chi2, rtol=1e-3)
 
 
+def test_noise_is_measured_unless_it_is_held(recorded, instrument, monkeypatch):
+    """By default; of unknowns that are given without it, it stays as it was."""
+    stack, truth, _ = recorded
+    dose = instrument.noise.dose_electrons * jnp.asarray([4.0, 2.0])
+    wrong = replace_by_name(instrument, {"noise.dose_electrons": dose})
+    free = {name: u for name, u in FREE.items() if not name.startswith("noise.")}
+    monkeypatch.setattr("fibsim.fit.regress.regression_unknowns", lambda *, tilt_known: free)
+    settings = dataclasses.replace(SETTINGS, steps=4, slice_steps=0)
+    by_default = regress_instrument(stack, truth, wrong, settings=settings)
+    held = regress_instrument(stack, truth, wrong, unknowns=free, settings=settings)
+    np.testing.assert_array_equal(held.instrument.noise.dose_electrons, dose)
+    grey = jnp.asarray([80.0, 140.0])
+
+    def noise(one):
+        return np.asarray(channel_noise(jnp.stack([grey, grey])[..., None, None], one)[0])
+
+    np.testing.assert_allclose(noise(by_default.instrument), noise(instrument), rtol=0.2)
+    assert np.all(noise(held.instrument) < 0.75 * noise(instrument))
+    np.testing.assert_allclose(by_default.instrument.detector.gain, held.instrument.detector.gain)
+
+
 def test_interfaces_that_lie_too_far_inside_are_moved_out(recorded, instrument):
     """Of a truth that is eroded by four tenths of a pixel all around."""
     stack, truth, _ = recorded

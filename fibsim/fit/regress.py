@@ -229,7 +229,8 @@ def _below(surfaces: np.ndarray, fraction: np.ndarray, stack: Stack) -> int:
 
 
 def regression_unknowns(*, tilt_known: bool) -> dict[str, Unknown]:
-    """`default_unknowns` without the noise, for which the misfit would be taken."""
+    """`default_unknowns` without the noise, for which the misfit would be taken: it is measured at
+    the end."""
     table = default_unknowns(tilt_known=tilt_known)
     return {name: u for name, u in table.items() if not name.startswith("noise.")}
 
@@ -326,9 +327,10 @@ def regress_instrument(
 
     Minimises the mean robust negative log likelihood of a grey value (`fibsim.fit.robust`)
     minus ``prior_weight`` times the log priors; at the end noise is measured, as it is in
-    `fibsim.fit.start.match_noise`. Slices with less than ``below_slices`` known ones
-    beneath them do not count (of short stacks they count less, `slice_weights`): what shines
-    through from below the last slice is unknown; the volume is mirrored there.
+    `fibsim.fit.start.match_noise`, unless ``unknowns`` are given and it is not one of them. Slices
+    with less than ``below_slices`` known ones beneath them do not count (of short stacks they count
+    less, `slice_weights`): what shines through from below the last slice is unknown; the volume is
+    mirrored there.
 
     Args:
         stack: the recorded stack; grey values are scaled to 0..255 (`grey_levels`).
@@ -348,6 +350,7 @@ def regress_instrument(
             regression that does not stay finite.
     """
     settings = settings or RegressionSettings()
+    noise = noise_unknowns(default_unknowns(tilt_known=True) if unknowns is None else unknowns)
     if unknowns is None:
         unknowns = regression_unknowns(tilt_known=tilt_is_held(stack))
     place, known, free, model = _pose(
@@ -394,8 +397,12 @@ def regress_instrument(
             "the regression did not stay finite; look at the segmentation and at the fitted "
             "instrument first."
         )
-    free["unknowns"] = free["unknowns"] | _recorded_noise(free, known, crops, model)
-    fitted, _ = apply_unknowns(free["unknowns"], instrument, {}, unknowns)
+    if noise:
+        measured = _with_recorded_noise(free, known, crops, model)
+        known = dataclasses.replace(known, instrument=measured)
+        of_unknowns = {name: u for name, u in noise.items() if name in unknowns}
+        free["unknowns"] = free["unknowns"] | start_point(measured, {}, of_unknowns)
+    fitted, _ = apply_unknowns(free["unknowns"], known.instrument, {}, unknowns)
     return RegressionResult(
         instrument=fitted,
         milling=run_of(free["slices"], fitted, stack.images.shape[2:], settings),
@@ -422,23 +429,19 @@ def _better_interpolation(place, asked, free, known, model):
     return min(found, key=lambda f: f[0])[1:]
 
 
-def _recorded_noise(free, known, crops, model) -> dict[str, jax.Array]:
-    """Free variables of noise that is the stack's at every brightness.
+def _with_recorded_noise(free, known, crops, model) -> Instrument:
+    """The instrument of the free variables, its noise the stack's at every brightness.
 
-    In the likelihood noise and misfit only count together, and which is which is left open.
+    In the likelihood noise and misfit only count together, and which is which is left open; and
+    noise that is kept changes with gain and gamma.
     """
-    unknowns, how = dict(model[0]), model[1]
-    noise = noise_unknowns(unknowns)
-    if not noise:
-        return {}
-    instrument, _ = apply_unknowns(free["unknowns"], known.instrument, {}, unknowns)
+    instrument, _ = apply_unknowns(free["unknowns"], known.instrument, {}, dict(model[0]))
     grey, expected = [], []
     for crop in crops:
         used = np.asarray(crop.weight) > 0
-        grey.append(without_margin(np.asarray(crop.grey), how.margin_px)[:, used])
+        grey.append(without_margin(np.asarray(crop.grey), model[1].margin_px)[:, used])
         expected.append(np.asarray(_expected_crop(free, known, crop, model)[0])[:, used])
-    whole = (np.concatenate(images, axis=1) for images in (grey, expected))
-    return start_point(match_noise(instrument, *whole), {}, noise)
+    return match_noise(instrument, *(np.concatenate(images, axis=1) for images in (grey, expected)))
 
 
 def _residual(free, known, crops, model) -> ChannelResidual:
