@@ -7,6 +7,7 @@ one compiled program per border condition.
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ import pytest
 import fibsim
 from fibsim.interaction import bulk_yields, channel_coefficients
 from fibsim.interaction_table import evaluate, interaction_table
-from fibsim.layers import mean_chords_nm
+from fibsim.layers import Texture, mean_chords_nm
 from fibsim.openness import lay_depth, limited_gradient, openness
+from fibsim.render import surroundings
 from fibsim.resample import average_depth
 from fibsim.specimens import make_specimen
 
@@ -267,8 +269,9 @@ def test_pore_edges_are_bright():
 def test_solid_behind_a_wall_that_the_beam_does_not_see_scatters_more():
     """The solid above y = 12 turns away from the beam, which leans to +y; that from 36 faces it."""
     solid = (Y < 12) | (Y >= 36)
+    plain = {**FLAT, **SMOOTH, "se_by_bse": 0.0}  # secondaries by the beam alone
     with_law, without = (
-        emitted(solid, instrument(5.0, **{**FLAT, **SMOOTH, "bse_facing": strength}))[:, 0, :, 0]
+        emitted(solid, instrument(5.0, **{**plain, "bse_facing": strength}))[:, 0, :, 0]
         for strength in (1.0, 0.0)
     )
     of_secondaries, of_backscatter = with_law / without - 1
@@ -276,6 +279,30 @@ def test_solid_behind_a_wall_that_the_beam_does_not_see_scatters_more():
     assert of_secondaries[10] > 0.03 and of_secondaries[37] < -0.03
     for change in (of_secondaries, of_backscatter):
         assert abs(change[0]) < 0.02  # far from both
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_no_secondaries_leave_into_what_fills_a_pore(filled):
+    """Beside a wall that faces away backscatter rises in any case, secondaries if it is open."""
+    lens = fibsim.make_instrument(
+        beam_kev=(5.0,), tilt_deg=38.0, pixel_nm=4.0, solid="Au", other_phases=("resin",)
+    )
+    wall = jnp.asarray((Y[0] < 12) | (Y[0] >= 36), float)
+    rho = jnp.stack([wall, (1 - wall) * filled])[:, None]
+    texture = Texture(
+        chord_nm=jnp.asarray(40.0), period_nm=jnp.asarray(100.0), shares=jnp.asarray([0.5, 0.5])
+    )
+    one = jax.tree.map(lambda leaf: leaf[0], channel_coefficients(lens))
+    one = dataclasses.replace(one, edge_gain=jnp.asarray(0.0))
+    near = surroundings(rho, texture, one, lens.geometry, periodic=True)
+    of_backscatter, of_secondaries = (
+        np.asarray(factor[:, 0]) - 1 for factor in (near.bse_factor, near.se_factor)
+    )
+    assert of_backscatter[10] > 0.05 and of_backscatter[37] < -0.05
+    if filled:
+        np.testing.assert_allclose(of_secondaries, 0.0, atol=1e-5)
+    else:
+        np.testing.assert_allclose(of_secondaries, of_backscatter / 2, rtol=1e-3, atol=1e-5)
 
 
 # Symmetry and resolution
