@@ -103,15 +103,15 @@ def detail(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return power[:, fine & across].mean(-1), power[:, fine & ~across].mean(-1)
 
 
-def waves(images: np.ndarray) -> np.ndarray:
+def waves(stack: Stack) -> np.ndarray:
     """Fourier transforms of all channels in three neighbouring slices: ``(run, 9, f_y, f_x)``."""
-    centred = images - images.mean((1, 2, 3), keepdims=True)
-    spectra = np.fft.fft2(centred, norm="ortho")
+    images = stack.images.astype(float)
+    spectra = np.fft.fft2(images - images.mean((1, 2, 3), keepdims=True), norm="ortho")
     runs = images.shape[1] - PATCH_DEPTH + 1
     return np.concatenate([spectra[:, k : k + runs] for k in range(PATCH_DEPTH)]).swapaxes(0, 1)
 
 
-def divergence(recorded: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
+def divergence(recorded: Stack, others: list[Stack]) -> np.ndarray:
     """Kullback-Leibler divergence of patches from recorded ones, of Gaussian images with the same
     cross-spectra, in each of the bands of `BANDS`; in nats.
 
@@ -120,7 +120,7 @@ def divergence(recorded: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
     C_recorded = L L^H. The best classifier of such patches has an AUC of about
     ``Phi(sqrt(divergence))`` where A is near 1.
     """
-    y, x = recorded.shape[-2:]
+    y, x = recorded.images.shape[-2:]
     f_y, f_x = np.meshgrid(np.fft.fftfreq(y), np.fft.fftfreq(x), indexing="ij")
     size, angle = np.hypot(f_y, f_x), np.degrees(np.arctan2(np.abs(f_y), np.abs(f_x)))
     half = (f_y > 0) | ((f_y == 0) & (f_x > 0))  # the other half are their conjugates
@@ -131,7 +131,7 @@ def divergence(recorded: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
         v = v.reshape(len(v), -1)
         return v @ v.conj().T / v.shape[1]
 
-    ours, theirs = [waves(recorded)], [waves(images) for images in others]
+    ours, theirs = [waves(recorded)], [waves(stack) for stack in others]
     found = []
     for low, high in itertools.pairwise(BANDS):
         total = 0.0
@@ -144,7 +144,7 @@ def divergence(recorded: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
     return np.asarray(found)
 
 
-def show_divergence(title: str, recorded: np.ndarray, others: list[np.ndarray]) -> None:
+def show_divergence(title: str, recorded: Stack, others: list[Stack]) -> None:
     found = divergence(recorded, others)
     bands = ", ".join(f"{value:.1f}" for value in found)
     print(f"{title:40} {found.sum():5.1f} nats; by band {bands}", flush=True)
@@ -181,13 +181,10 @@ def main() -> None:
         ratios = ", ".join(f"{ratio:.2f}" for ratio in simulated / recorded)
         print(f"details along {name}, same specimen over real: {ratios}", flush=True)
     drawn = draw_stacks(content, real, key=jax.random.key(0))
-    images = [stack.images.astype(float) for stack in drawn]
-    show_divergence("drawn from real", real.images.astype(float), images)
-    show_divergence(
-        "same specimen from real", real.images.astype(float), [same.images.astype(float)]
-    )
-    for number, one in enumerate(images[:3]):
-        rest = images[:number] + images[number + 1 :]
+    show_divergence("drawn from real", real, drawn)
+    show_divergence("same specimen from real", real, [same])
+    for number, one in enumerate(drawn[:3]):
+        rest = drawn[:number] + drawn[number + 1 :]
         show_divergence(f"the other drawn from drawn stack {number + 1}", one, rest)
     show("real against drawn", real, drawn)
     show("real against same specimen", real, same)

@@ -172,7 +172,6 @@ def _regress(stack, probability, here, content, first, settings, seed, progress)
             progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
         )
         unknowns = regression_unknowns(tilt_known=tilt_is_held(stack))
-        measured = ("noise.dose_electrons", "noise.read_grey")
         before, after = leaves_by_name(content.instrument), leaves_by_name(result.instrument)
         every = np.concatenate([np.ravel(v) for v in result.moved.values()])
         facts = {
@@ -189,13 +188,6 @@ def _regress(stack, probability, here, content, first, settings, seed, progress)
                     "moved_sd": np.ravel(result.moved[name]).tolist(),
                 }
                 for name in unknowns
-            },
-            "noise": {
-                name: {
-                    "before": np.ravel(before[name]).tolist(),
-                    "after": np.ravel(after[name]).tolist(),
-                }
-                for name in measured
             },
             "thickness_nm": np.asarray(result.milling.thickness_nm).tolist(),
             "drift_nm": np.asarray(result.milling.drift_nm).tolist(),

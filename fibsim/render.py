@@ -217,10 +217,11 @@ def _emission_factors(
         before, after = (neighbour(near, side, axis=-2, periodic=periodic) for side in (-1, 1))
         return c.bse_facing * lean * (before - after) / 2
 
-    # Of a single phase this is the same for all channels, so its spectrum is computed once.
-    dense = mean_rho[0]
-    near = near_filled = _gaussian(dense, c.edge_nm, geometry, periodic)
-    if len(mean_rho) > 1:
+    if len(mean_rho) == 1:
+        # The same for all channels, so its spectrum is computed once.
+        dense = mean_rho[0]
+        near = near_filled = _gaussian(dense, c.edge_nm, geometry, periodic)
+    else:
         dense = _weighted(c.bse_attenuation / jnp.max(c.bse_attenuation), mean_rho)
         near = _gaussian(dense, c.edge_nm, geometry, periodic)
         # Secondaries leave into open space only, not into what fills a pore.

@@ -350,7 +350,7 @@ def regress_instrument(
             regression that does not stay finite.
     """
     settings = settings or RegressionSettings()
-    noise = noise_unknowns(default_unknowns(tilt_known=True) if unknowns is None else unknowns)
+    noise_is_held = unknowns is not None and not noise_unknowns(unknowns)
     if unknowns is None:
         unknowns = regression_unknowns(tilt_known=tilt_is_held(stack))
     place, known, free, model = _pose(
@@ -397,12 +397,15 @@ def regress_instrument(
             "the regression did not stay finite; look at the segmentation and at the fitted "
             "instrument first."
         )
-    if noise:
-        measured = _with_recorded_noise(free, known, crops, model)
-        known = dataclasses.replace(known, instrument=measured)
-        of_unknowns = {name: u for name, u in noise.items() if name in unknowns}
-        free["unknowns"] = free["unknowns"] | start_point(measured, {}, of_unknowns)
-    fitted, _ = apply_unknowns(free["unknowns"], known.instrument, {}, unknowns)
+    fitted, _ = apply_unknowns(free["unknowns"], instrument, {}, unknowns)
+    if not noise_is_held:
+        # In the likelihood noise and misfit only count together, and which is which is left open;
+        # and noise that is kept changes with gain and gamma.
+        grey, mean, _, _ = _seen_and_expected(free, known, crops, model)
+        fitted = match_noise(fitted, grey, mean)
+        known = dataclasses.replace(known, instrument=fitted)
+        of_noise = start_point(fitted, {}, noise_unknowns(unknowns))
+        free["unknowns"] = free["unknowns"] | of_noise
     return RegressionResult(
         instrument=fitted,
         milling=run_of(free["slices"], fitted, stack.images.shape[2:], settings),
@@ -429,32 +432,24 @@ def _better_interpolation(place, asked, free, known, model):
     return min(found, key=lambda f: f[0])[1:]
 
 
-def _with_recorded_noise(free, known, crops, model) -> Instrument:
-    """The instrument of the free variables, its noise the stack's at every brightness.
-
-    In the likelihood noise and misfit only count together, and which is which is left open; and
-    noise that is kept changes with gain and gamma.
-    """
-    instrument, _ = apply_unknowns(free["unknowns"], known.instrument, {}, dict(model[0]))
-    grey, expected = [], []
+def _seen_and_expected(free, known, crops, model) -> tuple[np.ndarray, ...]:
+    """Grey values of the crops' slices that count, their mean and variance by the model, all
+    ``(channel, slice, y, x)``, and the slices' weights."""
+    values = []
     for crop in crops:
-        used = np.asarray(crop.weight) > 0
-        grey.append(without_margin(np.asarray(crop.grey), model[1].margin_px)[:, used])
-        expected.append(np.asarray(_expected_crop(free, known, crop, model)[0])[:, used])
-    return match_noise(instrument, *(np.concatenate(images, axis=1) for images in (grey, expected)))
+        weight = np.asarray(crop.weight)
+        grey = without_margin(np.asarray(crop.grey), model[1].margin_px)
+        images = (grey, *(np.asarray(v) for v in _expected_crop(free, known, crop, model)))
+        values.append([*(v[:, weight > 0] for v in images), weight[weight > 0]])
+    *images, weights = zip(*values, strict=True)
+    return *(np.concatenate(v, axis=1) for v in images), np.concatenate(weights)
 
 
 def _residual(free, known, crops, model) -> ChannelResidual:
     """`ChannelResidual` over crops."""
-    values = []
-    for crop in crops:
-        mean, variance = (np.asarray(v) for v in _expected_crop(free, known, crop, model))
-        grey = without_margin(np.asarray(crop.grey), model[1].margin_px)
-        weight = np.broadcast_to(crop.weight[:, None, None], grey.shape[1:])
-        used = crop.weight > 0
-        rows = [v[:, used].reshape(len(grey), -1) for v in (grey, mean, variance)]
-        values.append([*rows, weight[used].reshape(1, -1)])
-    grey, mean, noise, weight = (np.concatenate(v, axis=1) for v in zip(*values, strict=True))
+    *images, weight = _seen_and_expected(free, known, crops, model)
+    grey, mean, noise = (v.reshape(len(v), -1) for v in images)
+    weight = np.repeat(weight, grey.shape[1] // len(weight))[None]
 
     def average(values):
         return np.sum(weight * values, axis=1) / weight.sum()
