@@ -121,7 +121,7 @@ def fourier_drawn(recorded: np.ndarray, side: int) -> Callable:
 def segmentations(
     options: argparse.Namespace, stack: Stack
 ) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """Name and probability of solid of every way to go."""
+    """Name and expected solid fraction of every way to go."""
     grey = grey_levels(stack)
     content = load_instrument(options.out / "instrument.yaml")
     fitted = source_from_file(options.out / "instrument.yaml")
@@ -134,7 +134,7 @@ def segmentations(
         def work() -> np.ndarray:
             networks[name] = segmenter = trained(source, options, draw=draw)
             images = grey if source is fitted else scaled_to(grey, segmenter)
-            volumes[name] = predict(segmenter, images)
+            volumes[name] = predict(segmenter, images, fraction=True)
             return volumes[name]
 
         return name, work

@@ -49,7 +49,7 @@ def main() -> None:
     for number in range(options.stacks):
         key = jax.random.fold_in(jax.random.key(1), number)
         images, solid = (np.asarray(v) for v in draw(source, data, key=key))
-        truth, network = solid > 0.5, predict(segmenter, images)
+        truth, network = solid > 0.5, predict(segmenter, images, fraction=True)
         refined, facts = regress_and_refine(
             virtual_stack(images, source.instrument),
             network,

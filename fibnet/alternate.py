@@ -105,35 +105,35 @@ def alternate(
     """
     folder = Path(folder)
     grey = grey_levels(stack)
-    probability = _kept(
-        folder / "probability.tif", lambda: _segment(segmenter, grey, progress), stack.voxel_nm
+    fraction = _kept(
+        folder / "fraction.tif", lambda: _segment(segmenter, grey, progress), stack.voxel_nm
     )
     first, records = content, []
     for number in range(1, settings.rounds + 1):
         # Else nothing can be learned: the reader sees it in the report.
-        if not has_both_phases(probability):
+        if not has_both_phases(fraction):
             break
         here = folder / f"round_{number}"
         here.mkdir(parents=True, exist_ok=True)
         regressed = _regress(
-            stack, probability, here, content, first, settings.regression, seed, progress
+            stack, fraction, here, content, first, settings.regression, seed, progress
         )
-        content = _generator(stack, probability, here, regressed, seed, progress)
+        content = _generator(stack, fraction, here, regressed, seed, progress)
         if not (here / "round.json").exists():
             source = source_from_file(here / "instrument.yaml")
-            _train(source, probability, here, segmenter, settings, seed + number, progress)
+            _train(source, fraction, here, segmenter, settings, seed + number, progress)
             found = _kept(
-                here / "probability.tif",
+                here / "fraction.tif",
                 lambda here=here: _segment(load_segmenter(here / "model"), grey, progress),
                 stack.voxel_nm,
             )
-            record = _record(stack, probability, found, here, content, settings)
+            record = _record(stack, fraction, found, here, content, settings)
             atomic_write_text(here / "round.json", json.dumps(record))
         record = json.loads((here / "round.json").read_text())
         records.append(record)
         if record["kept"]:
             segmenter = load_segmenter(here / "model")
-            probability = read_volume(here / "probability.tif")
+            fraction = read_volume(here / "fraction.tif")
         if not record["kept"] or record["moved_sd"] < settings.settled:
             break
     return segmenter, content, records
@@ -149,21 +149,26 @@ def _kept(path: Path, make: Callable[[], np.ndarray], voxel_nm) -> np.ndarray:
 
 def _segment(segmenter: Segmenter, grey: np.ndarray, progress) -> np.ndarray:
     show = progress("segment")
-    return predict(segmenter, grey, progress=lambda done, tiles: show(done, tiles, "tiles"))
+    return predict(
+        segmenter,
+        grey,
+        fraction=True,
+        progress=lambda done, tiles: show(done, tiles, "tiles"),
+    )
 
 
 def _listed(residual: ChannelResidual) -> dict[str, list[float]]:
     return {k: [float(x) for x in v] for k, v in dataclasses.asdict(residual).items()}
 
 
-def _regress(stack, probability, here, content, first, settings, seed, progress) -> InstrumentFile:
+def _regress(stack, fraction, here, content, first, settings, seed, progress) -> InstrumentFile:
     """The refitted instrument, and in ``regression.json`` how it came about."""
     path = here / "regressed.yaml"
     if not path.exists():
         show = progress("regress")
         result = regress_instrument(
             stack,
-            probability,
+            fraction,
             content.instrument,
             prior=first.instrument,
             ground=content.ground,
@@ -203,13 +208,13 @@ def _candidates(stack: Stack) -> Sequence[str]:
     return tuple(KINDS) if stack.specimen is None else (stack.specimen,)
 
 
-def _generator(stack, probability, here, content, seed, progress) -> InstrumentFile:
+def _generator(stack, fraction, here, content, seed, progress) -> InstrumentFile:
     """The instrument file with the generator that resembles the volume best."""
     path = here / "instrument.yaml"
     if not path.exists():
         try:
             found = resembling_kinds(
-                probability > 0.5,
+                fraction > 0.5,
                 stack.voxel_nm,
                 kinds=_candidates(stack),
                 seed=seed,
@@ -226,11 +231,11 @@ def _generator(stack, probability, here, content, seed, progress) -> InstrumentF
     return load_instrument(path)
 
 
-def _train(source, probability, here, segmenter, settings, seed, progress) -> None:
+def _train(source, fraction, here, segmenter, settings, seed, progress) -> None:
     if latest_step(here / "model") is not None:
         return
     show = progress("retrain")
-    volume = volume_to_draw(probability, slice_nm=source.slice_nm, pixel_nm=source.pixel_nm)
+    volume = volume_to_draw(fraction, slice_nm=source.slice_nm, pixel_nm=source.pixel_nm)
     adapted = AdaptedSource(source=source, volume=volume, share=jnp.asarray(settings.share))
     folder = here / "training"
     with recorded(folder) as record:

@@ -18,6 +18,7 @@ import numpy as np
 
 from fibnet.alternate import AlternationSettings, alternate
 from fibnet.baselines import all_baselines
+from fibnet.calibration import label_probability
 from fibnet.correlation import correlation_rows, correlations, curves_table
 from fibnet.data import (
     Source,
@@ -204,15 +205,21 @@ class _Job:
     def segment(self) -> None:
         segmenter = load_segmenter(self.out / "model")
         show = self.progress("segment")
-        probability = predict(
-            segmenter, self.grey, progress=lambda done, tiles: show(done, tiles, "tiles")
+        fraction = predict(
+            segmenter,
+            self.grey,
+            fraction=True,
+            progress=lambda done, tiles: show(done, tiles, "tiles"),
         )
         voxel = self.stack.voxel_nm
-        stack_io.write_volume(self.out / "network_probability.tif", probability, voxel_nm=voxel)
-        self.write_result(probability)
+        stack_io.write_volume(self.out / "network_fraction.tif", fraction, voxel_nm=voxel)
+        self.write_result(fraction, segmenter)
 
-    def write_result(self, probability: np.ndarray) -> None:
-        label, voxel = (probability > 0.5).astype(np.uint8), self.stack.voxel_nm
+    def write_result(self, fraction: np.ndarray, segmenter: Segmenter) -> None:
+        label, voxel = (fraction > 0.5).astype(np.uint8), self.stack.voxel_nm
+        probability = label_probability(
+            fraction, segmenter.temperature, segmenter.label_temperature
+        )
         stack_io.write_volume(self.out / "probability.tif", probability, voxel_nm=voxel)
         stack_io.write_volume(self.out / "label.tif", label, voxel_nm=voxel)
 
@@ -222,9 +229,9 @@ class _Job:
         if self.preset.refinement is None:
             return
         content = load_instrument(self.out / "instrument.yaml")
-        probability, facts = regress_and_refine(
+        fraction, facts = regress_and_refine(
             self.stack,
-            stack_io.read_volume(self.out / "network_probability.tif"),
+            stack_io.read_volume(self.out / "network_fraction.tif"),
             content.instrument,
             ground=content.ground,
             regression=self.preset.regression,
@@ -233,7 +240,7 @@ class _Job:
             progress=self.progress("refine"),
         )
         stack_io.atomic_write_text(self.out / "refine.json", json.dumps(facts))
-        self.write_result(probability)
+        self.write_result(fraction, load_segmenter(self.out / "model"))
 
     # -- measure -----------------------------------------------------------------------------
 

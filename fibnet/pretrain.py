@@ -164,7 +164,7 @@ def pretrain(
     Args:
         folder: for checkpoints and log, see `fibnet.train.run_training`.
         seed: decides weights and data.
-        validation: stacks for validation lines and temperature.
+        validation: stacks for validation lines and temperatures.
     """
     data = dataclasses.replace(data, below_slices=data.below_slices or _BELOW)
     keys = jax.random.split(jax.random.key(seed))
@@ -188,7 +188,7 @@ def pretrain(
         for first in range(0, validation, stacks)
         for one in unstacked(batch(np.arange(first, first + stacks), 1))
     ]
-    params, temperature = run_training(
+    params, temperature, label_temperature = run_training(
         lambda numbers: batch(numbers, 0),
         held_out[:validation],
         config,
@@ -205,4 +205,5 @@ def pretrain(
         beam_kev=(),
         detectors=(),
         temperature=temperature,
+        label_temperature=label_temperature,
     )

@@ -5,7 +5,7 @@ interfaces lie too far in or out, and they are moved by that. Then single voxels
 
 The network sees a small window of the images and decides every voxel by itself. The forward model
 says what a whole volume must look like. Both are brought together by the mean-field update of
-variational inference: with the network's probabilities as the prior,
+variational inference: with the network's fractions as the prior,
 
     logit q  <-  logit q_0 - w dL/dq,    dL/dq = dL/d(logit q) / (q (1 - q)),
 
@@ -165,26 +165,26 @@ def _tiles(
 
 def refine_volume(
     stack: Stack,
-    probability: Float[np.ndarray, "slice y x"],
+    fraction: Float[np.ndarray, "slice y x"],
     regression: RegressionResult,
     *,
     ground: Ground | None = None,
     settings: VolumeRefinement | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> tuple[Float[np.ndarray, "slice y x"], np.ndarray]:
-    """Probabilities of solid that also explain the stack.
+    """Solid fractions that also explain the stack.
 
     The volume is rendered tile by tile, so that memory does not grow with it.
 
     Args:
         stack: the recorded stack.
-        probability: of solid at every imaged face, the network's.
+        fraction: expected of solid at every imaged face, the network's.
         regression: of the instrument on that volume: instrument, milling and misfit are taken.
         ground: dense ground below the stack, if it has one.
         progress: called with (updates done, updates, text).
 
     Returns:
-        The refined probabilities, and the robust loss per grey value before each update and
+        The refined fractions, and the robust loss per grey value before each update and
         after the last one.
     """
     from scipy.ndimage import gaussian_filter
@@ -192,13 +192,13 @@ def refine_volume(
 
     how = settings or VolumeRefinement()
     grey = grey_levels(stack)
-    surfaces = tuple(jnp.asarray(v) for v in face_surfaces(probability))
+    surfaces = tuple(jnp.asarray(v) for v in face_surfaces(fraction))
     misfit = jnp.asarray(regression.fitted.misfit_grey, jnp.float32)
     ground_row = slices_to_ground(ground, stack.slice_nm)
     below = regression.below_slices
-    tiles = list(_tiles(probability.shape, regression.weights, below, ground_row, how))
+    tiles = list(_tiles(fraction.shape, regression.weights, below, ground_row, how))
     counted = max(sum(float(t.weight.sum()) for t in tiles) * len(grey), 1.0)
-    network = _logit(probability)
+    network = _logit(fraction)
     first = np.clip(network, -_LARGEST_LOGIT, _LARGEST_LOGIT)
 
     def gradient_of(logit: np.ndarray) -> tuple[float, np.ndarray]:
@@ -240,7 +240,7 @@ def refine_volume(
 
 
 def advance(
-    probability: Float[np.ndarray, "slice y x"], pixels: float
+    fraction: Float[np.ndarray, "slice y x"], pixels: float
 ) -> Float[np.ndarray, "slice y x"]:
     """Move all interfaces out of the solid by some pixels, within the slices.
 
@@ -251,8 +251,8 @@ def advance(
     from scipy.special import expit
 
     if pixels == 0:
-        return probability
-    logit = _logit(probability)
+        return fraction
+    logit = _logit(fraction)
     count = max(1, math.ceil(2 * abs(pixels)))
     for _ in range(count):
         slopes = []
@@ -269,7 +269,7 @@ def advance(
 
 def regress_and_refine(
     stack: Stack,
-    probability: Float[np.ndarray, "slice y x"],
+    fraction: Float[np.ndarray, "slice y x"],
     instrument: Instrument,
     *,
     ground: Ground | None = None,
@@ -285,12 +285,12 @@ def regress_and_refine(
         ground: dense ground below the stack, if it has one.
 
     Returns:
-        The refined probabilities and what happened (see docs/file_formats.md). A volume that is
+        The refined fractions and what happened (see docs/file_formats.md). A volume that is
         almost of one phase, or a single slice, is returned as it is, and None.
     """
-    solid = float(np.mean(probability > 0.5))
-    if len(probability) < 2 or not has_both_phases(probability):
-        return probability, None
+    solid = float(np.mean(fraction > 0.5))
+    if len(fraction) < 2 or not has_both_phases(fraction):
+        return fraction, None
 
     def refitting(step: int, steps: int, loss: float) -> None:
         if progress is not None:
@@ -298,7 +298,7 @@ def regress_and_refine(
 
     # Only where walls are sharp between faces can interfaces be moved.
     how = dataclasses.replace(regression, interpolation="level")
-    level, refined = 0.0, probability
+    level, refined = 0.0, fraction
     for _ in range(settings.rounds):
         found = regress_instrument(
             stack,
@@ -311,7 +311,7 @@ def regress_and_refine(
         )
         level += found.level_px
         # The prior stays the network's: what the stack says must count once.
-        moved = advance(probability, level)
+        moved = advance(fraction, level)
         refined, losses = refine_volume(
             stack, moved, found, ground=ground, settings=settings, progress=progress
         )
@@ -321,7 +321,7 @@ def regress_and_refine(
         "loss": losses.tolist(),
         "kept": bool(losses[-1] < losses[0]),
         "level_px": level,
-        "changed_voxels": float(np.mean((refined > 0.5) != (probability > 0.5))),
+        "changed_voxels": float(np.mean((refined > 0.5) != (fraction > 0.5))),
         "changed_after_level": float(np.mean((refined > 0.5) != (moved > 0.5))),
         "porosity_before": 1 - solid,
         "porosity_after": float(np.mean(refined <= 0.5)),
@@ -337,8 +337,8 @@ def _run_of(milling: Milling, tile: _Tile) -> Milling:
     return dataclasses.replace(rows, curtain=rows.curtain[:, tile.x], line=rows.line[:, tile.y])
 
 
-def _logit(probability: np.ndarray) -> np.ndarray:
+def _logit(fraction: np.ndarray) -> np.ndarray:
     from scipy.special import logit
 
-    inside = np.clip(np.asarray(probability, np.float32), 1e-6, 1 - 1e-6)
+    inside = np.clip(np.asarray(fraction, np.float32), 1e-6, 1 - 1e-6)
     return logit(inside)

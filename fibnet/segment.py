@@ -25,7 +25,7 @@ TILE_PX = 384
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _probability(
+def _sigmoid(
     graph,
     params,
     windows: Float[Array, "slice y x feature"],
@@ -111,6 +111,7 @@ def predict_blocks(
     segmenter: Segmenter,
     images: np.ndarray,
     *,
+    fraction: bool = False,
     scale: tuple[np.ndarray, np.ndarray] | None = None,
     tile_px: int = TILE_PX,
     slices_at_once: int | None = None,
@@ -128,7 +129,7 @@ def predict_blocks(
     slices, y, x = images.shape[1:]
     plan = _plan(config, images.shape[1:], tile_px, slices_at_once)
     half, extra, count = config.window // 2, plan.extra, plan.count
-    temperature = jnp.asarray(segmenter.temperature)
+    temperature = jnp.asarray(segmenter.temperature if fraction else segmenter.label_temperature)
     beyond = [(0, _round_up(n, config.divisor) - n) for n in (y, x)]
     done = 0
     for first in plan.groups:
@@ -147,7 +148,7 @@ def predict_blocks(
         for rows, columns in plan.pieces:
             corner, size = (0, rows.window, columns.window, 0), (count, *plan.window)
             piece = jax.lax.dynamic_slice(windows, corner, (*size, windows.shape[3]))
-            found = _probability(
+            found = _sigmoid(
                 graph, segmenter.params, piece, channels.conditions, beside, temperature
             )
             inside = (slice(p.first - p.window, p.last - p.window) for p in (rows, columns))
@@ -163,11 +164,15 @@ def predict(
     segmenter: Segmenter,
     images: Float[np.ndarray, "channel slice y x"],
     *,
+    fraction: bool = False,
     tile_px: int = TILE_PX,
     slices_at_once: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float[np.ndarray, "slice y x"]:
-    """Probability of solid for every pixel, on exactly the input grid.
+    """Probability of solid for every pixel, or its solid fraction, on exactly the input grid.
+
+    Solid is a pixel of which more than half is. The expected fraction and this probability are one
+    half in the same places; across a wall the fraction changes more slowly.
 
     Images that are larger than a tile are computed in pieces which reach as far beyond what is
     kept of them as the network can see, so the result does not depend on the tiling beyond
@@ -176,13 +181,19 @@ def predict(
     Args:
         images: grey values on the 0..255 scale of `fibsim.fit.grey_levels`, of the channels of
             ``segmenter`` in their order.
+        fraction: return expected solid fractions.
         tile_px: side of the tiles, without margin.
         slices_at_once: 4 if not given, 16 for networks in 3D, which compute as many slices again
             around them.
         progress: called with (tiles done, tiles).
     """
     blocks = predict_blocks(
-        segmenter, images, tile_px=tile_px, slices_at_once=slices_at_once, progress=progress
+        segmenter,
+        images,
+        fraction=fraction,
+        tile_px=tile_px,
+        slices_at_once=slices_at_once,
+        progress=progress,
     )
     out = np.empty(images.shape[1:], np.float32)
     for first, block in blocks:
@@ -213,7 +224,7 @@ def expected_cost(
         seconds = time.perf_counter() - started
     features = config.window * shape[0]
     abstract = jax.ShapeDtypeStruct((plan.count, *plan.window, features), jnp.float32)
-    program = _probability.lower(
+    program = _sigmoid.lower(
         graph_of(config)[0],
         segmenter.params,
         abstract,

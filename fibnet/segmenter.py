@@ -28,7 +28,8 @@ class Segmenter:
         channels: how it takes the channels it was trained for; None for a general network
             (`fibnet.pretrain`), which was trained for all.
         beam_kev, detectors: which these are, in the same order.
-        temperature: logits are divided by it, which calibrates the probabilities.
+        temperature: logits divided by it are those of the expected solid fraction of a pixel.
+        label_temperature: divided by it, of the probability that more than half of it is solid.
     """
 
     config: ModelConfig
@@ -37,6 +38,7 @@ class Segmenter:
     beam_kev: tuple[float, ...]
     detectors: tuple[str, ...]
     temperature: float = 1.0
+    label_temperature: float = 1.0
 
     def select(self, channels: Sequence[int]) -> "Segmenter":
         """The same network for some of its channels, or for another order of them."""
@@ -66,6 +68,7 @@ def save_segmenter(folder: str | Path, segmenter: Segmenter) -> None:
         "beam_kev": list(segmenter.beam_kev),
         "detectors": list(segmenter.detectors),
         "temperature": segmenter.temperature,
+        "label_temperature": segmenter.label_temperature,
         "general": channels is None,
     }
     save_checkpoint(Path(folder), 0, arrays, description)
@@ -95,6 +98,7 @@ def load_segmenter(folder: str | Path) -> Segmenter:
         beam_kev = tuple(description["beam_kev"])
         detectors = tuple(description["detectors"])
         temperature = float(description["temperature"])
+        label_temperature = float(description["label_temperature"])
         general = bool(description["general"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -113,4 +117,5 @@ def load_segmenter(folder: str | Path) -> Segmenter:
         beam_kev=beam_kev,
         detectors=detectors,
         temperature=temperature,
+        label_temperature=label_temperature,
     )

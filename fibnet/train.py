@@ -108,7 +108,7 @@ def run_training(
     start: Any = None,
     progress: Callable[[int, int, float], None] | None = None,
     record: Record | None = None,
-) -> tuple[Any, float]:
+) -> tuple[Any, float, float]:
     """Train, or go on where a broken run of the same arguments stopped.
 
     Writes checkpoints (``step_*``, the last two are kept) and ``log.jsonl`` (one line per step;
@@ -117,14 +117,15 @@ def run_training(
     Args:
         batch_of: numbers of stacks, from 0 on -> what is learned from, along a new first axis of
             every array; a function of the numbers alone, so that a resumed run sees the same.
-        validation: what the loss and Dice of validation lines and the temperature are of.
+        validation: what the loss and Dice of validation lines and the temperatures are of.
         seed: decides weights and which channels are left out.
         start: weights to go on from.
         progress: called with (step, steps, loss).
         record: called with every line of the log.
 
     Returns:
-        The weights (their running mean), and the temperature that calibrates them.
+        The weights (their running mean), and the temperatures that calibrate them, of the solid
+        fraction and of the label (`fibnet.segmenter.Segmenter`).
     """
     devices = stack_devices(settings.stacks)
     learner = Learner(config, precision=settings.precision, devices=devices)
@@ -172,7 +173,9 @@ def run_training(
                 progress(done, settings.steps, entry["loss"])
     weights = mean_weights(state)
     logits = [learner.validate(weights, v)[2] for v in validation]
-    return weights, best_temperature(logits, [solid for _, solid, _ in validation])
+    solids = [solid for _, solid, _ in validation]
+    labels = [(solid > 0.5).astype(solid.dtype) for solid in solids]
+    return weights, best_temperature(logits, solids), best_temperature(logits, labels)
 
 
 @functools.partial(jax.jit, static_argnames=("draw", "data", "apart"))
@@ -263,7 +266,7 @@ def train(
         channels = channel_input(drawn_now, instrument)
     alike = stacked([channels] * stacks)
     numbered = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    params, temperature = run_training(
+    params, temperature, label_temperature = run_training(
         lambda numbers: (*drawn(numbered(key_data, numbers), source_of(numbers[0])), alike),
         [(*one, channels) for one in some(numbered(key_validation, jnp.arange(6)))],
         config,
@@ -281,6 +284,7 @@ def train(
         beam_kev=beam_kev,
         detectors=instrument.detectors,
         temperature=temperature,
+        label_temperature=label_temperature,
     )
 
 

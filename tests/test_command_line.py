@@ -18,7 +18,9 @@ import yaml
 from tiny_cli import NETWORK, QUICK
 
 from fibnet import presets
+from fibnet.calibration import label_probability
 from fibnet.cli import main as fibnet_main
+from fibnet.segmenter import load_segmenter
 from fibsim.cli import main as fibsim_main
 
 HERE = Path(__file__).parent
@@ -89,6 +91,11 @@ def test_reconstruct_leaves_volumes_on_the_input_grid(stack, whole):
     assert label.shape == probability.shape == tifffile.imread(stack / "1kV_SE.tif").shape
     assert set(np.unique(label)) <= {0, 1}
     np.testing.assert_array_equal(label, probability > 0.5)
+    # Nothing was refined: the same network's fractions, calibrated as probabilities.
+    fraction = tifffile.imread(out / "network_fraction.tif")
+    network = load_segmenter(out / "model")
+    expected = label_probability(fraction, network.temperature, network.label_temperature)
+    np.testing.assert_allclose(probability, expected, atol=1e-6)
 
 
 def test_a_fit_of_three_steps_stays_near_its_start(whole):

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from fibnet import devices
-from fibnet.calibration import best_temperature
+from fibnet.calibration import best_temperature, label_probability
 from fibnet.channels import CONDITIONS, ChannelInput, channel_conditions, normalised
 from fibnet.checkpoint import all_steps, latest_step
 from fibnet.data import (
@@ -24,6 +24,7 @@ from fibnet.data import (
 )
 from fibnet.learner import Learner, draw_present
 from fibnet.losses import segmentation_loss, soft_dice
+from fibnet.metrics import expected_calibration_error
 from fibnet.model import ModelConfig, count_parameters, make_model, neighbours, stack_windows
 from fibnet.segment import _cut, expected_cost, predict, predict_blocks
 from fibnet.segmenter import graph_of, load_segmenter, save_segmenter
@@ -243,6 +244,40 @@ def test_temperature_finds_how_sure_a_network_may_be():
         assert best_temperature([logit], [truth]) == pytest.approx(factor, rel=0.03)
 
 
+def test_fractions_and_labels_have_temperatures_of_their_own():
+    """A wall across the pixel, its place known with an error of 0.2 pixels."""
+    rng = np.random.default_rng(0)
+    place = rng.uniform(-1, 1, 200_000)
+    solid = np.clip(place + 0.2 * rng.normal(size=place.size) + 0.5, 0, 1)
+    label = (solid > 0.5).astype(np.float32)
+    logits = [jnp.asarray(3 * place, jnp.float32)]
+    of_fraction, of_label = (best_temperature(logits, [v]) for v in (solid, label))
+    assert of_label < 0.7 * of_fraction
+    fraction = np.asarray(jax.nn.sigmoid(logits[0] / of_fraction))
+    probability = label_probability(fraction, of_fraction, of_label)
+    np.testing.assert_array_equal(probability > 0.5, fraction > 0.5)
+
+    def error(probability):
+        whole = probability[None, None], label[None, None] > 0
+        return expected_calibration_error(*whole)
+
+    assert error(probability) < 0.02 < 0.05 < error(fraction)
+
+
+def test_label_probability_keeps_what_is_certain():
+    certain = np.array([0.0, 0.5, 1.0], np.float32)
+    np.testing.assert_array_equal(label_probability(certain, 1.0, 0.6), certain)
+
+
+def test_networks_give_fractions_and_probabilities(trained):
+    segmenter, _ = trained
+    images = np.random.default_rng(1).uniform(0, 255, (2, 2, 32, 32)).astype(np.float32)
+    two = dataclasses.replace(segmenter, temperature=1.3, label_temperature=0.6)
+    fraction, probability = predict(two, images, fraction=True), predict(two, images)
+    np.testing.assert_allclose(label_probability(fraction, 1.3, 0.6), probability, atol=1e-5)
+    assert np.abs(probability - fraction).max() > 1e-3
+
+
 def test_loss_falls_and_log_is_complete(trained):
     _, folder = trained
     lines = [json.loads(s) for s in (folder / "log.jsonl").read_text().splitlines()]
@@ -412,7 +447,7 @@ def test_tiles_equal_the_whole(trained, shape, volume):
             return model(stack_windows(padded, config.window), channels.conditions, BOTH)
 
         logit = whole_logit(padded)
-        expected = jax.nn.sigmoid(logit / segmenter.temperature)[:, *inside]
+        expected = jax.nn.sigmoid(logit / segmenter.label_temperature)[:, *inside]
         np.testing.assert_allclose(whole[:, *inside], expected, atol=1e-4)
 
 
@@ -471,6 +506,8 @@ def test_segmenter_reloads_exactly(trained, tmp_path):
     save_segmenter(tmp_path, segmenter)
     again = load_segmenter(tmp_path)
     assert again.config == segmenter.config and again.beam_kev == (1.0, 5.0)
+    assert again.temperature == segmenter.temperature
+    assert again.label_temperature == segmenter.label_temperature
     images = np.random.default_rng(1).uniform(0, 255, (2, 2, 32, 32)).astype(np.float32)
     np.testing.assert_array_equal(predict(segmenter, images), predict(again, images))
 
