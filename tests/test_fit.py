@@ -227,6 +227,9 @@ def test_the_simplest_of_kinds_that_are_alike_is_chosen():
     )
     assert simplest([two, one, far]).kind == "a"
     assert simplest([dataclasses.replace(two, chance=0.01), one, far]).kind == "b"
+    # That two draws of the closest happened to be alike does not make it the better one.
+    lucky = dataclasses.replace(two, chance=0.001)
+    assert simplest([lucky, dataclasses.replace(one, chance=0.03), far]).kind == "a"
 
 
 def test_a_stated_kind_is_fitted(stack, monkeypatch):

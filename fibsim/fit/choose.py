@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 
 from fibsim.errors import InputError
 from fibsim.fit.doubts import FEW_SLICES
@@ -44,9 +45,10 @@ def kinds_of_faces(stack: Stack, kinds: Sequence[str] = tuple(KINDS)) -> list[Re
 
 def simplest(kinds: Sequence[Resemblance]) -> Resemblance:
     """The closest of some kinds, or one of fewer parameters that is as close, but for half of what
-    chance makes of the closest: two levels of one size are as one level."""
-    best = kinds[0]
-    close = [kind for kind in kinds if kind.distance <= best.distance + best.chance / 2]
+    chance makes: two levels of one size are as one level. Two draws of one kind tell chance only
+    roughly, so that the median of all kinds is taken."""
+    slack = float(np.median([kind.chance for kind in kinds])) / 2
+    close = [kind for kind in kinds if kind.distance <= kinds[0].distance + slack]
     return min(close, key=lambda kind: len(kind.parameters))
 
 
