@@ -49,5 +49,5 @@ def label_probability(
     """
     from scipy.special import expit, logit
 
-    inside = np.asarray(fraction, np.float64)
-    return expit(temperature / label_temperature * logit(inside)).astype(np.float32)
+    given = np.asarray(fraction, np.float32)
+    return expit(np.float32(temperature / label_temperature) * logit(given))
