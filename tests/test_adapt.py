@@ -12,6 +12,7 @@ import pytest
 from fibnet import alternate as rounds_of
 from fibnet.adapt import AdaptedSource, cut_volume, draw_adapted_stack, volume_to_draw
 from fibnet.alternate import AlternationSettings, alternate
+from fibnet.calibration import label_probability
 from fibnet.data import SimulatedData, Source, draw_training_stack
 from fibnet.model import ModelConfig
 from fibnet.pipeline import _Job, reconstruct
@@ -263,8 +264,11 @@ def test_the_stage_leaves_what_later_stages_use(problem, segmenter, tmp_path, mo
     for a, b in zip(jax.tree.leaves(kept.params), jax.tree.leaves(used.params), strict=True):
         np.testing.assert_array_equal(a, b)
     last = folder if records[0]["kept"] else tmp_path / "adapt"
+    fraction = read_volume(last / "fraction.tif")
+    np.testing.assert_array_equal(read_volume(tmp_path / "network_fraction.tif"), fraction)
     np.testing.assert_array_equal(
-        read_volume(tmp_path / "probability.tif"), read_volume(last / "probability.tif")
+        read_volume(tmp_path / "probability.tif"),
+        label_probability(fraction, used.temperature, used.label_temperature),
     )
     gain = load_instrument(tmp_path / "instrument.yaml").instrument.detector.gain
     np.testing.assert_allclose(gain, records[0]["unknowns"]["detector.gain"]["after"], rtol=1e-5)
