@@ -208,6 +208,14 @@ def _candidates(stack: Stack) -> Sequence[str]:
     return tuple(KINDS) if stack.specimen is None else (stack.specimen,)
 
 
+def _with_specimen(content: InstrumentFile, kind: str, specimen: dict) -> InstrumentFile:
+    """With another specimen; errors that the fit stated for one of another kind are left out."""
+    errors = content.standard_errors
+    if kind != content.kind:
+        errors = {name: v for name, v in errors.items() if not name.startswith("specimen.")}
+    return dataclasses.replace(content, kind=kind, specimen=specimen, standard_errors=errors)
+
+
 def _generator(stack, fraction, here, content, seed, progress) -> InstrumentFile:
     """The instrument file with the generator that resembles the volume best."""
     path = here / "instrument.yaml"
@@ -220,9 +228,7 @@ def _generator(stack, fraction, here, content, seed, progress) -> InstrumentFile
                 seed=seed,
                 progress=progress("resemble"),
             )
-            content = dataclasses.replace(
-                content, kind=found[0].kind, specimen=dict(found[0].parameters)
-            )
+            content = _with_specimen(content, found[0].kind, dict(found[0].parameters))
         except InputError:  # too small a stack to draw on: the first stage's generator stays
             found = []
         listed = [dataclasses.asdict(r) for r in found]

@@ -22,6 +22,7 @@ from fibnet.segmenter import load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
 from fibnet.train import TrainSettings, train
 from fibsim.fit import RegressionSettings
+from fibsim.fit.resemble import Resemblance
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.io import read_volume
 from fibsim.presets import make_instrument
@@ -280,6 +281,27 @@ def test_the_stage_leaves_what_later_stages_use(problem, segmenter, tmp_path, mo
     assert section.kinds[0][0] == "waves"
     moves = [abs(row[-1]) for row in section.unknowns]
     assert moves == sorted(moves, reverse=True) and moves[0] > 0
+
+
+def test_errors_of_the_fits_specimen_go_with_its_kind(problem, truth, tmp_path, monkeypatch):
+    """A fit stated them for two levels of pores, and the volume resembles one level."""
+    stack, content, _ = problem
+    levels = {"upper_fraction": 0.6, "upper_ligament_nm": 90.0}
+    levels |= {"lower_fraction": 0.7, "lower_ligament_nm": 30.0}
+    errors = {f"specimen.{name}": np.asarray(0.1) for name in levels}
+    errors["detector.gain"] = np.full(2, 3.0)
+    of_fit = dataclasses.replace(
+        content, kind="hierarchical", specimen=levels, standard_errors=errors
+    )
+    for kind, specimen in (("waves", SPECIMEN), ("hierarchical", levels)):
+        found = Resemblance(kind=kind, parameters=specimen, distance=0.05, chance=0.03)
+        monkeypatch.setattr(rounds_of, "resembling_kinds", lambda *_, f=found, **__: [f])
+        here = tmp_path / kind
+        here.mkdir()
+        chosen = rounds_of._generator(stack, truth, here, of_fit, 0, lambda name: None)
+        assert chosen.kind == kind and set(chosen.specimen) == set(specimen)
+        kept = {name for name in errors if kind == of_fit.kind or name == "detector.gain"}
+        assert set(chosen.standard_errors) == kept
 
 
 def test_a_volume_of_one_phase_ends_the_rounds(problem, segmenter, tmp_path, monkeypatch):
