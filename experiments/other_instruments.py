@@ -1,0 +1,218 @@
+"""Does the main job hold for other materials, voltages, detectors and geometries?
+
+Claim: on nanoporous copper, imaged upright at 1.5 kV (secondaries), 4 and 8 kV (backscatter), Dice
+is 0.952 where the best Otsu has 0.732; a network taught by the stack's own truth reaches 0.979, so
+the label-free result is 0.027 short of it, with 0.015 as the goal.
+
+Command: ``python experiments/other_instruments.py OUT [--case CASE]`` (a case takes an hour on 2
+cores, a quarter of it for the recording). A recording is made by our Monte Carlo, which shares no
+law of imaging with the forward model, with uneven slices, flicker, curtains and line noise;
+``fibnet reconstruct`` is told what a user would know. The truth is read after it has ended.
+
+Measured (copper; preset standard, seed 0; Dice without pixels that are half solid; porosity of the
+voxels 0.580, of the labels 0.593)::
+
+                                            Dice  porosity
+    first network                         0.9588     0.575
+    after a round of alternation          0.9519     0.565
+    refined, the result                   0.9521     0.558
+    Otsu, 1.5, 4, 8 kV     0.7319, 0.7223, 0.6483
+    taught by the other half's truth      0.9792
+
+Mean ligament 46.2 (44.0) nm, surface 30.5 (30.0) 1/um, Euler number -133 (-132). Round and
+refinement make it worse here: both move interfaces out of the solid. The fit took the copper for
+two levels of pores; the round for one, of 0.421 and 44 nm (drawn with 0.42 and 45), and chances are
+now judged such that the fit does, too, which was not run. The case zirconia has been recorded, not
+reconstructed.
+"""
+
+import argparse
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import yaml
+from networks import one_minus_dice
+
+from fibnet.baselines import otsu
+from fibnet.channels import channel_input
+from fibnet.devices import stacked
+from fibnet.morphology import as_rows, measure
+from fibnet.presets import NETWORKS, PRESETS
+from fibnet.segment import predict
+from fibnet.segmenter import Segmenter
+from fibnet.train import run_training
+from fibsim.fit import grey_levels
+from fibsim.instrument import Instrument
+from fibsim.instrument_file import load_instrument
+from fibsim.io import read_stack, read_volume, write_volume
+from fibsim.materials import composition
+from fibsim.montecarlo import image_yields
+from fibsim.specimens import make
+
+VOXEL_NM, PIXEL_NM, SLICE_NM, BELOW_NM = 2.0, 4.0, 10.0, 200.0
+CROP = (12, 80, 80)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """A specimen and what records it: (keV, detector, electrons a pixel) of every channel."""
+
+    material: str
+    kind: str
+    parameters: dict[str, float]
+    channels: tuple[tuple[float, str, int], ...]
+    tilt_deg: float
+    seed: int
+    slices: int = 40
+    side_px: int = 96
+
+
+CASES = {
+    "copper": Case(
+        material="Cu",
+        kind="waves",
+        parameters=dict(solid_fraction=0.42, ligament_nm=45.0),
+        channels=((1.5, "SE", 60), (4.0, "BSE", 120), (8.0, "BSE", 120)),
+        tilt_deg=0.0,
+        seed=11,
+    ),
+    "zirconia": Case(
+        material="ZrO2",
+        kind="spheres",
+        parameters=dict(solid_fraction=0.55, radius_nm=40.0),
+        channels=((0.8, "SE", 60), (3.0, "SE", 60)),
+        tilt_deg=36.0,
+        seed=12,
+    ),
+}
+
+
+def recorded(case: Case, folder: Path) -> None:
+    """Write the stack, what is known of it, and the solid fraction of every pixel's face."""
+    rng = np.random.default_rng(case.seed)
+    steps = SLICE_NM * (1 + 0.05 * rng.normal(size=case.slices))
+    faces = 4.0 + np.concatenate([[0.0], np.cumsum(steps[:-1])])
+    across = round(case.side_px * PIXEL_NM / VOXEL_NM)
+    shape = (round((faces[-1] + BELOW_NM) / VOXEL_NM), across, across)
+    made = make(
+        case.kind, key=jax.random.key(case.seed), shape=shape, voxel_nm=VOXEL_NM, **case.parameters
+    )
+    fine = np.asarray(made.solid) > 0.5
+    folder.mkdir(parents=True)
+    voxel = (SLICE_NM, PIXEL_NM, PIXEL_NM)
+    known = {"pixel_nm": PIXEL_NM, "slice_nm": SLICE_NM, "tilt_deg": case.tilt_deg}
+    known |= {"material": case.material, "channels": []}
+    brightness = 1 + 0.01 * rng.normal(size=(case.slices, 1, 1))
+    curtain = 1 + 0.01 * rng.normal(size=(1, 1, case.side_px))
+    for number, (kev, detector, electrons) in enumerate(case.channels):
+        found = image_yields(
+            fine.astype(np.uint8),
+            (None, composition(case.material)),
+            voxel_nm=(VOXEL_NM,) * 3,
+            beam_kev=kev,
+            faces_nm=list(faces),
+            pixel_nm=PIXEL_NM,
+            electrons=electrons,
+            key=jax.random.key(100 * case.seed + number),
+            tilt_deg=case.tilt_deg,
+            detectors=(detector,),
+        )
+        image = found.mean[0] * brightness * curtain
+        low, high = np.percentile(image, (1, 99))
+        grey = 30 + 180 * (image - low) / (high - low)
+        grey = grey + rng.normal(size=(case.slices, case.side_px, 1))
+        name = f"{kev:g}kV_{detector}.tif"
+        whole = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+        write_volume(folder / name, whole, voxel_nm=voxel)
+        known["channels"].append({"file": name, "beam_kev": kev, "detector": detector})
+        print(f"recorded {name}", flush=True)
+    (folder / "stack.yaml").write_text(yaml.safe_dump(known))
+    layers = fine[np.floor(faces / VOXEL_NM).astype(int)].astype(np.float32)
+    every = (case.slices, case.side_px, -1, case.side_px, shape[2] // case.side_px)
+    write_volume(folder.parent / "fraction.tif", layers.reshape(every).mean((2, 4)), voxel_nm=voxel)
+
+
+def taught(images: np.ndarray, fraction: np.ndarray, instrument: Instrument) -> np.ndarray:
+    """Label of a network of the preset's kind that learned the truth of the other half."""
+    half = len(fraction) // 2
+    halves = (slice(0, half), slice(half, None))
+    label = np.empty(fraction.shape, bool)
+    settings = dataclasses.replace(PRESETS["standard"].train, steps=1000, channel_dropping=0.0)
+    for number, (learn, keep) in enumerate((halves, halves[::-1])):
+        own, solid = images[:, learn], fraction[learn]
+        channels = channel_input([jnp.asarray(own)], instrument)
+        alike = stacked([channels])
+
+        def batch(numbers: np.ndarray, own=own, solid=solid, alike=alike):
+            rng = np.random.default_rng([7, numbers[0]])
+            z, y, x = (int(rng.integers(n - m + 1)) for n, m in zip(solid.shape, CROP, strict=True))
+            cut = tuple(slice(a, a + m) for a, m in zip((z, y, x), CROP, strict=True))
+            flip = slice(None, None, -1 if rng.random() < 0.5 else 1)
+            return (
+                jnp.asarray(own[:, *cut][None, ..., flip]),
+                jnp.asarray(solid[cut][None, ..., flip]),
+                alike,
+            )
+
+        with TemporaryDirectory() as folder:
+            params, temperature, label_temperature = run_training(
+                batch,
+                [(jnp.asarray(own), jnp.asarray(solid), channels)],
+                NETWORKS["small"],
+                folder=Path(folder),
+                seed=number,
+                settings=settings,
+            )
+        segmenter = Segmenter(
+            config=NETWORKS["small"],
+            params=params,
+            channels=channels,
+            beam_kev=tuple(float(e) for e in instrument.beam_kev),
+            detectors=instrument.detectors,
+            temperature=temperature,
+            label_temperature=label_temperature,
+        )
+        label[keep] = predict(segmenter, images)[keep] > 0.5
+    return label
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--case", choices=(*CASES, "all"), default="all")
+    parser.add_argument("--preset", default="standard")
+    options = parser.parse_args()
+    for name in CASES if options.case == "all" else (options.case,):
+        folder = options.out / name
+        if not (folder / "fraction.tif").exists():
+            recorded(CASES[name], folder / "stack")
+        out = folder / options.preset
+        work = ["reconstruct", folder / "stack", "--out", out, "--preset", options.preset]
+        subprocess.run([sys.executable, "-m", "fibnet.cli", *map(str, work)], check=True)
+        stack = read_stack(folder / "stack")
+        fraction = read_volume(folder / "fraction.tif")
+        label = read_volume(out / "label.tif") > 0
+        grey = grey_levels(stack)
+        names = [c.name for c in stack.channels]
+        instrument = load_instrument(out / "instrument.yaml").instrument
+        methods = {
+            "fibnet": label,
+            **{f"Otsu, {n}": v for n, v in otsu(grey, names).items()},
+            "taught by the other half's truth": taught(grey, fraction, instrument),
+        }
+        print(f"{name}: porosity {1 - label.mean():.4f}, true {1 - fraction.mean():.4f}")
+        for method, volume in methods.items():
+            print(f"  {method:40s} Dice {1 - one_minus_dice(volume, fraction):.4f}")
+        rows = (as_rows(measure(v, stack.voxel_nm)) for v in (label, fraction > 0.5))
+        for (measured, value, unit), (_, true, _) in zip(*rows, strict=True):
+            print(f"  {measured:40s} {value:10.4g}  true {true:10.4g} {unit}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
