@@ -53,6 +53,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tifffile
+from face_fractions import under_pixels
 
 from fibsim import io
 from fibsim.compare import compare_stacks
@@ -74,8 +75,7 @@ BANDS = (0.06, 0.1, 0.15, 0.22, 0.32, 0.5)  # cycles per pixel
 def true_specimen(folder: Path) -> Specimen:
     """specimen.tif on the images' pixels, with its ground of dense gold."""
     fine = tifffile.imread(folder / "specimen.tif").astype(np.float32)[FIRST_FACE:]
-    deep, y, x = fine.shape
-    solid = fine.reshape(deep, y // ACROSS, ACROSS, x // ACROSS, ACROSS).mean((2, 4))
+    solid = under_pixels(fine, ACROSS)
     ground = np.ones((GROUND, *solid.shape[1:]), np.float32)
     voxel_nm = (VOXEL_NM, ACROSS * VOXEL_NM, ACROSS * VOXEL_NM)
     return Specimen(

@@ -19,12 +19,16 @@ from fibsim.io import read_volume, write_volume
 VOXEL_NM, SLICE_NM, FIRST_FACE_NM, ACROSS = 2.0, 10.0, 4.0, 2
 
 
+def under_pixels(voxels: np.ndarray, across: int) -> np.ndarray:
+    """Mean of the ``across`` x ``across`` voxels under each pixel; ``(..., y, x)``."""
+    *front, y, x = voxels.shape
+    return voxels.reshape(*front, y // across, across, x // across, across).mean((-3, -1))
+
+
 def face_fractions(specimen: np.ndarray, slices: int) -> np.ndarray:
     """Mean of the voxels under each pixel of each face; ``(slice, y, x)``."""
     layers = np.rint((FIRST_FACE_NM + SLICE_NM * np.arange(slices)) / VOXEL_NM).astype(int)
-    faces = specimen[layers].astype(np.float32)
-    _, y, x = faces.shape
-    return faces.reshape(slices, y // ACROSS, ACROSS, x // ACROSS, ACROSS).mean((2, 4))
+    return under_pixels(specimen[layers].astype(np.float32), ACROSS)
 
 
 def main() -> None:

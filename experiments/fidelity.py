@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from face_fractions import under_pixels
 from scipy.optimize import least_squares
 
 from fibsim.detector import probe_blur
@@ -75,8 +76,7 @@ def render(
     """
     images = np.asarray(_render(phases, instrument, tuple(faces), below, sublayers))
     across = round(PIXEL_NM / float(instrument.geometry.pixel_nm))
-    *front, y, x = images.shape
-    return images.reshape(*front, y // across, across, x // across, across).mean((-3, -1))
+    return under_pixels(images, across)
 
 
 def residuals(model: np.ndarray, seen: np.ndarray, noise: np.ndarray) -> np.ndarray:

@@ -43,6 +43,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tifffile
+from face_fractions import under_pixels
 from fidelity import PIXEL_NM, VOXEL_NM, changed, fit, render, residuals
 
 from fibsim.instrument import Instrument
@@ -59,8 +60,7 @@ def load(folder: Path, pixel_nm: float) -> tuple[jax.Array, np.ndarray]:
     """Specimen ``(phase, z, y, x)`` with its ground of dense gold, and yields (kV, SE/BSE, ...)."""
     fine = tifffile.imread(folder / "specimen.tif").astype(np.float32)[2:]  # face 0 is at 4 nm
     across = round(pixel_nm / VOXEL_NM)
-    deep, y, x = fine.shape
-    solid = fine.reshape(deep, y // across, across, x // across, across).mean((2, 4))
+    solid = under_pixels(fine, across)
     ground = np.ones((20, *solid.shape[1:]), np.float32)
     yields = np.load(folder / "yields.npz")["yields"].astype(np.float32)
     return jnp.asarray(np.concatenate([solid, ground]))[None], yields.transpose(1, 2, 0, 3, 4)

@@ -26,9 +26,9 @@ Simulated stacks are harder, since each is of another instrument around the fitt
 half the dose and thinner ligaments; and their truth has no pixels that are half solid to the last
 bit. Trained on the recorded stack's own truth, all three leave 16, 33 and 50 % less error than 1, 2
 and 5 kV: the cuts against 2 and 5 kV are larger here, that against 1 kV is 14 % and with another
-seed 16 % (0.0152 and 0.0128; simulated 0.0451 and 0.0400, 11 %). Of the fit
-before a round, by the law of render before, the same networks had 0.0207, 0.0245 and 0.0384 alone
-and 0.0213 together: errors of the fit, which all sets share, hid what several voltages bring.
+seed 16 % (0.0152 and 0.0128; simulated 0.0451 and 0.0400, 11 %). Of the fit before a round, by the
+law of render before, the same networks had 0.0207, 0.0245 and 0.0384 alone and 0.0213 together:
+errors of the fit, which all sets share, hid what several voltages bring.
 
 ``--map``, six stacks each of exactly the instrument fitted then; one network per specimen, that
 leaves channels out (its last two specimens, dense waves and spheres, have not been run at length)::

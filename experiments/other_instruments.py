@@ -37,6 +37,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import yaml
+from face_fractions import under_pixels
 from networks import one_minus_dice
 
 from fibnet.baselines import otsu
@@ -134,8 +135,8 @@ def recorded(case: Case, folder: Path) -> None:
         print(f"recorded {name}", flush=True)
     (folder / "stack.yaml").write_text(yaml.safe_dump(known))
     layers = fine[np.floor(faces / VOXEL_NM).astype(int)].astype(np.float32)
-    every = (case.slices, case.side_px, -1, case.side_px, shape[2] // case.side_px)
-    write_volume(folder.parent / "fraction.tif", layers.reshape(every).mean((2, 4)), voxel_nm=voxel)
+    fraction = under_pixels(layers, across // case.side_px)
+    write_volume(folder.parent / "fraction.tif", fraction, voxel_nm=voxel)
 
 
 def taught(images: np.ndarray, fraction: np.ndarray, instrument: Instrument) -> np.ndarray:
