@@ -164,15 +164,13 @@ def run(name: str, seed: int, rounds: int, with_control: bool) -> None:
         )
         for number, record in enumerate(records, 1):
             kept = "kept" if record["kept"] else "not kept"
-            line(
-                f"round {number}, {kept}", read_volume(folder / f"c/round_{number}/probability.tif")
-            )
+            line(f"round {number}, {kept}", read_volume(folder / f"c/round_{number}/fraction.tif"))
         line("after the alternation", predict(last, grey))
     print(f"interaction numbers off by {misses(fit.instrument, lens):.2f} prior s.d. after the fit,"
           f" {misses(content.instrument, lens):.2f} after the alternation")  # fmt: skip
     for r in records:
         print(f"kept {r['kept']}, kind {r['kind']}, moved {r['moved_sd']:.2f} s.d., "
-              f"{r['interpolation']}, unexplained {r['unexplained_before']:.2f} to "
+              f"interfaces {r['level_px']:+.2f} px, unexplained {r['unexplained_before']:.2f} to "
               f"{r['unexplained_after']:.2f} grey")  # fmt: skip
         for which in ("start", "refitted", "retrained"):
             for what in ("chi2", "explained"):

@@ -4,9 +4,9 @@ Claim: with the standard preset and no labels, on an independent Monte Carlo's s
 gold (1, 2, 5 kV; tilt stated), Dice is above 0.96, where the best Otsu reaches 0.84 and k-means
 0.81; a U-Net trained on this instrument's own truth reaches 0.979.
 
-Command: ``python experiments/label_free_gold.py --out FOLDER`` (24 minutes on 2 cores, 31 with
-other work beside it). Needs the shared data. The truth is read after the reconstruction has ended,
-for scoring only.
+Command: ``python experiments/label_free_gold.py --out FOLDER`` (14 to 24 minutes on 2 free
+cores). Needs the shared data. The truth is read after the reconstruction has ended, for scoring
+only.
 
 Measured (seed 0)::
 

@@ -180,7 +180,7 @@ def _regress(stack, fraction, here, content, first, settings, seed, progress) ->
         before, after = leaves_by_name(content.instrument), leaves_by_name(result.instrument)
         every = np.concatenate([np.ravel(v) for v in result.moved.values()])
         facts = {
-            "interpolation": result.interpolation,
+            "level_px": result.level_px,
             "below_slices": result.below_slices,
             "slices_counted": int(np.sum(result.weights > 0)),
             "moved_sd": float(np.sqrt(np.mean(every**2))),
@@ -262,11 +262,7 @@ def _train(source, fraction, here, segmenter, settings, seed, progress) -> None:
 
 def _record(stack, before, after, here, content, settings) -> dict[str, Any]:
     facts = json.loads((here / "regression.json").read_text())
-    how = dataclasses.replace(
-        settings.regression,
-        below_slices=facts["below_slices"],
-        interpolation=facts["interpolation"],
-    )
+    how = dataclasses.replace(settings.regression, below_slices=facts["below_slices"])
     run = dataclasses.replace(
         nominal_milling(content.instrument, stack.images.shape[1:]),
         **{k: jnp.asarray(facts[k]) for k in ("thickness_nm", "drift_nm", "brightness")},

@@ -39,6 +39,7 @@ from fibsim.fit import (
     robust_loss,
 )
 from fibsim.instrument import Instrument
+from fibsim.layers import slices_of_steps
 from fibsim.milling import Milling
 from fibsim.specimens import Ground, slices_to_ground
 from fibsim.stack import Stack
@@ -86,7 +87,7 @@ class VolumeRefinement:
     sublayers: int = 3
 
 
-@functools.partial(jax.jit, static_argnames=("sublayers",))
+@functools.partial(jax.jit, static_argnames=("below", "sublayers"))
 def _gradient(
     logit: Float[Array, "face y x"],
     grey: Float[Array, "channel slice y x"],
@@ -95,6 +96,7 @@ def _gradient(
     milling: Milling,
     misfit: Float[Array, " channel"],
     surfaces: tuple[Array, Array],
+    below: int,
     sublayers: int,
 ) -> tuple[Array, Float[Array, "face y x"]]:
     """Robust loss of a tile, summed over channels and pixels, and its gradient in ``logit``."""
@@ -105,6 +107,7 @@ def _gradient(
             instrument,
             milling,
             num_slices=grey.shape[1],
+            below_slices=below,
             sublayers=sublayers,
             surfaces=surfaces,
             logit=True,
@@ -154,7 +157,7 @@ def _tiles(
         own = weights[start : start + depth] * (np.arange(start, start + depth) >= first)
         if not own.any():
             continue
-        faces = np.arange(start, start + depth + below + 1)
+        faces = np.arange(start, start + depth + sum(slices_of_steps(below)) + 1)
         rows, dense = mirrored(faces, slices), faces >= ground_row
         for y, inside_y in _parts(shape[1], how.tile_px, how.margin_px):
             for x, inside_x in _parts(shape[2], how.tile_px, how.margin_px):
@@ -215,6 +218,7 @@ def refine_volume(
                 run,
                 misfit,
                 surfaces,
+                below,
                 how.sublayers,
             )
             total += float(loss)
@@ -296,8 +300,6 @@ def regress_and_refine(
         if progress is not None:
             progress(step, steps, f"refit, loss {loss:.3f}")
 
-    # Only where walls are sharp between faces can interfaces be moved.
-    how = dataclasses.replace(regression, interpolation="level")
     level, refined = 0.0, fraction
     for _ in range(settings.rounds):
         found = regress_instrument(
@@ -305,7 +307,7 @@ def regress_and_refine(
             refined,
             instrument,
             ground=ground,
-            settings=how,
+            settings=regression,
             seed=seed,
             progress=refitting,
         )

@@ -76,7 +76,7 @@ def milling(rng):
 
 # Horizons are maxima over neighbours, so the model is smooth only in pieces: a long step crosses
 # some of their borders, a short one drowns a weak slope in rounding. One of them must agree.
-STEPS = (1e-5, 1e-6, 1e-7)
+STEPS = (1e-5, 1e-4, 1e-6, 1e-7)
 
 
 def central_difference(value, leaf, index, relative_step):
@@ -195,7 +195,7 @@ def check_regression():
     rng = np.random.default_rng(6)
     lens = instrument(rng)
     unknowns = default_unknowns(tilt_known=False)
-    how = RegressionSettings(sublayers=2, margin_px=3, prior_weight=0.01)
+    how = RegressionSettings(below_slices=2, sublayers=2, margin_px=3, prior_weight=0.01)
     free = {
         "unknowns": start_point(lens, {}, unknowns),
         "slices": SliceMilling(
@@ -214,7 +214,6 @@ def check_regression():
         rows=np.asarray([0, 1, 2, 3, 4, 3]),
         grey=jnp.asarray(rng.uniform(20, 200, (2, SLICES, *SHAPE[1:]))),
         weight=jnp.asarray([1.0, 0.7, 0.4]),
-        movable=jnp.asarray(1.0),
     )
     known = Known(
         instrument=lens,
@@ -253,19 +252,22 @@ def check_refinement():
     """The robust loss of a volume between whose faces the logit is interpolated."""
     rng = np.random.default_rng(8)
     lens = instrument(rng)
-    logit = jnp.asarray(rng.normal(size=(SLICES + 3, *SHAPE[1:])))
+    # Five steps below, the last one of two slices.
+    logit = jnp.asarray(rng.normal(size=(SLICES + 7, *SHAPE[1:])))
     grey = jnp.asarray(rng.uniform(20, 200, (2, SLICES, *SHAPE[1:])))
     run = nominal_milling(lens, logit.shape)
     surfaces = (jnp.full(len(logit), 0.3), jnp.full(len(logit), 0.5))
 
     def functional(logit):
         expected = expected_faces(
-            logit, lens, run, num_slices=SLICES, sublayers=2, surfaces=surfaces, logit=True
-        )
+            logit, lens, run, num_slices=SLICES, below_slices=5, sublayers=2, surfaces=surfaces,
+            logit=True,
+        )  # fmt: skip
         return jnp.sum(robust_loss(grey, expected, lens, jnp.asarray([5.0, 8.0])))
 
     value, gradient = jax.jit(functional), jax.jit(jax.grad(functional))(logit)
-    voxels = [tuple(rng.integers(0, logit.shape)) for _ in range(6)]
+    # Of imaged faces, of one below them, and of two that bound the thicker step and lie in it.
+    voxels = [(face, *rng.integers(0, SHAPE[1:])) for face in (0, 1, 2, 4, 7, 8)]
     return [check("refinement, logit", value, logit, gradient, voxels)]
 
 

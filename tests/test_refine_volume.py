@@ -71,7 +71,6 @@ def problem():
     regression = RegressionResult(
         instrument=instrument,
         milling=nominal_milling(instrument, truth.shape),
-        interpolation="linear",
         start=residual,
         fitted=residual,
         moved={},

@@ -11,9 +11,17 @@ import pytest
 import fibsim
 from fibsim.errors import InputError
 from fibsim.fit import RegressionSettings, Unknown, regress_instrument, stack_residual
-from fibsim.fit.faces import expected_faces, face_surfaces, fill_slices, level_field, mirrored
+from fibsim.fit.faces import (
+    _thicker,
+    expected_faces,
+    face_surfaces,
+    fill_slices,
+    level_field,
+    mirrored,
+)
 from fibsim.fit.regress import slice_weights
 from fibsim.instrument import replace_by_name
+from fibsim.layers import sublayer_borders
 from fibsim.milling import nominal_milling
 from fibsim.noise import channel_noise
 from fibsim.presets import make_instrument
@@ -74,17 +82,35 @@ def test_level_field_is_a_distance_that_keeps_the_interface():
     solid = np.clip(0.5 + field, 0, 1)
     assert solid[0].sum() == pytest.approx(disc.sum(), rel=1e-3)
     assert np.all(solid[1] == 1) and np.all(solid[2] == 0)
-    np.testing.assert_array_equal(level_field(disc[None], "linear"), disc[None] - 0.5)
 
 
-def test_walls_between_faces_stay_sharp_only_with_the_level():
+def test_walls_between_faces_stay_sharp():
     """A wall that leans by 4 pixels per slice lies in between half way down."""
     x = np.arange(24)
     faces = np.stack([np.tile(x < edge, (6, 1)) for edge in (8, 12)]).astype(np.float32)
-    middle = {how: np.asarray(fill_slices(jnp.asarray(level_field(faces, how)), 2))[0, 1, 0]
-              for how in ("level", "linear")}  # fmt: skip
-    np.testing.assert_allclose(middle["level"], x < 10, atol=1e-6)
-    np.testing.assert_allclose(middle["linear"], (x < 8) + 0.5 * ((x >= 8) & (x < 12)))
+    by_level, by_fraction = (
+        np.asarray(fill_slices(jnp.asarray(field), 2))[0, 1, 0]
+        for field in (level_field(faces), faces - np.float32(0.5))
+    )
+    np.testing.assert_allclose(by_level, x < 10, atol=1e-6)
+    np.testing.assert_allclose(by_fraction, (x < 8) + 0.5 * ((x >= 8) & (x < 12)))
+
+
+def test_steps_hold_what_their_slices_hold():
+    """Means over the depths of each sub-layer, from many samples; a step of one slice as it is."""
+    steps, sublayers = (1, 2, 3), 3
+    solid = np.random.default_rng(0).uniform(size=(sum(steps), sublayers, 1, 1))
+    found = np.asarray(_thicker(jnp.asarray(solid), steps))[..., 0, 0]
+    np.testing.assert_allclose(found[0], solid[0, :, 0, 0], rtol=1e-6)
+    _, bottom = sublayer_borders(sublayers)
+    depth = (np.arange(60000) + 0.5) / 60000
+    for first, step, mean in zip((1, 3), steps[1:], found[1:], strict=True):
+        slices, inside = np.divmod(step * depth, 1.0)
+        which = np.searchsorted(bottom, inside)
+        here = solid[first + slices.astype(int), which, 0, 0]
+        layer = np.searchsorted(bottom, depth)
+        wanted = np.bincount(layer, here) / np.bincount(layer)
+        np.testing.assert_allclose(mean, wanted, atol=1e-3)
 
 
 def test_mirrored_turns_at_both_ends():
@@ -112,7 +138,7 @@ def test_ground_below_a_volume_explains_what_shines_up_from_it(instrument):
         specimen, instrument, key=jax.random.key(9), num_slices=8, sublayers=2, below_slices=4
     )
     stack, truth = virtual_stack(sample.images, instrument), np.asarray(sample.solid)
-    settings = dataclasses.replace(SETTINGS, interpolation="level", below_slices=6)
+    settings = dataclasses.replace(SETTINGS, below_slices=6)
     without, on = (
         stack_residual(stack, truth, instrument, ground=g, settings=settings)
         for g in (None, ground)
@@ -126,14 +152,15 @@ def test_faces_are_imaged_as_the_volume_that_they_are_cut_from(instrument):
     rng = np.random.default_rng(0)
     sublayers, slices = 2, 5
     # Constant from face to face, so that nothing is left to interpolation.
-    solid = np.repeat(rng.uniform(0.1, 0.9, (1, 32, 32)), 9, 0).astype(np.float32)
-    specimen = make_specimen(np.repeat(solid[:8], 2, 0), voxel_nm=(5.0, 4.0, 4.0))
-    sizes = dict(num_slices=slices, sublayers=sublayers)
-    wanted = fibsim.expected_stack(specimen, instrument, below_slices=3, **sizes)
+    solid = np.repeat(rng.uniform(0.1, 0.9, (1, 32, 32)), 14, 0).astype(np.float32)
+    specimen = make_specimen(np.repeat(solid[:13], 2, 0), voxel_nm=(5.0, 4.0, 4.0))
+    # Six steps, the last two of two slices each.
+    sizes = dict(num_slices=slices, sublayers=sublayers, below_slices=6)
+    wanted = fibsim.expected_stack(specimen, instrument, **sizes)
     # The chords that the specimen itself has, which are not those of a label.
     surfaces = np.abs(np.diff(solid, axis=2)).mean((1, 2)), solid.mean((1, 2))
-    found = jax.jit(expected_faces, static_argnames=("num_slices", "sublayers"))(
-        jnp.asarray(level_field(solid, "linear")),
+    found = jax.jit(expected_faces, static_argnames=tuple(sizes))(
+        jnp.asarray(solid - np.float32(0.5)),
         instrument,
         nominal_milling(instrument, solid.shape),
         surfaces=tuple(jnp.asarray(v) for v in surfaces),
@@ -185,7 +212,8 @@ def test_gain_and_range_come_back_and_flicker_is_seen(recorded, instrument):
         truth,
         result.instrument,
         milling=result.milling,
-        settings=dataclasses.replace(SETTINGS, interpolation=result.interpolation),
+        level_px=result.level_px,
+        settings=SETTINGS,
     )
     np.testing.assert_allclose(again.chi2, result.fitted.chi2, rtol=1e-3)
 
@@ -215,11 +243,10 @@ def test_interfaces_that_lie_too_far_inside_are_moved_out(recorded, instrument):
     """Of a truth that is eroded by four tenths of a pixel all around."""
     stack, truth, _ = recorded
     eroded = np.clip(0.5 + level_field(truth) - 0.4, 0, 1).astype(np.float32)
-    settings = dataclasses.replace(SETTINGS, interpolation="level")
     optimiser = optax.adam(optax.cosine_decay_schedule(0.1, 40, 0.05))
     found = [
         regress_instrument(
-            stack, volume, instrument, unknowns=FREE, settings=settings, optimiser=optimiser
+            stack, volume, instrument, unknowns=FREE, settings=SETTINGS, optimiser=optimiser
         ).level_px
         for volume in (truth, eroded)
     ]
@@ -249,9 +276,6 @@ def test_bad_input_is_named(recorded, instrument):
         regress_instrument(stack, truth[:-1], instrument)
     with pytest.raises(InputError, match=r"0\.0 % solid"):
         regress_instrument(stack, 0 * truth, instrument)
-    with pytest.raises(InputError, match="interpolation is 'cubic'"):
-        settings = RegressionSettings(interpolation="cubic")
-        regress_instrument(stack, truth, instrument, settings=settings)
     with pytest.raises(InputError, match="1 channels but the stack 2"):
         regress_instrument(stack, truth, make_instrument(beam_kev=[1.0]))
     single = dataclasses.replace(stack, images=stack.images[:, :1])

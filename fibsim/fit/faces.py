@@ -2,9 +2,9 @@
 
 A segmentation knows the solid at every imaged face, on that image's own grid. What lies between
 two faces is interpolated in a field whose zero is the interface, so that the slice may be as thick
-as it is: the field belongs to the faces and not to depths. Walls stay sharp when that field is the
+as it is: the field belongs to the faces and not to depths. Walls stay sharp since that field is the
 signed distance to the interface of the slice (shape-based interpolation, Raya & Udupa 1990,
-doi 10.1109/42.52980); with the probability itself they fade from one slice to the next.
+doi 10.1109/42.52980); with the probability itself they would fade from one slice to the next.
 """
 
 import jax
@@ -15,12 +15,18 @@ from jaxtyping import Array, Float
 from fibsim.chain import first_scene, image_slices
 from fibsim.instrument import Instrument
 from fibsim.interaction import channel_coefficients
-from fibsim.layers import Texture, chords_nm, phase_shares, plan_cuts, sublayer_borders
+from fibsim.layers import (
+    Texture,
+    chords_nm,
+    phase_shares,
+    plan_cuts,
+    slices_of_steps,
+    sublayer_borders,
+)
 from fibsim.milling import Milling
 from fibsim.resample import shift_lateral
 
 __all__ = [
-    "INTERPOLATIONS",
     "expected_faces",
     "face_surfaces",
     "fill_slices",
@@ -28,22 +34,17 @@ __all__ = [
     "mirrored",
 ]
 
-INTERPOLATIONS = ("level", "linear")
-
 
 def level_field(
-    probability: Float[np.ndarray, "slice y x"], interpolation: str = "level"
+    probability: Float[np.ndarray, "slice y x"],
 ) -> Float[np.ndarray, "slice y x"]:
-    """Field that is positive in the solid and whose unit is a pixel at the interface.
+    """Distance in pixels to the interface of the slice, positive in the solid.
 
-    ``"linear"``: ``p - 1/2``. ``"level"``: the distance in pixels to the interface of the slice,
-    negative in the pores; in pixels that the interface crosses ``p - 1/2``, since a calibrated
-    probability is the fraction expected there. A slice without interface is as far from one as it
-    is wide. In both the solid fraction of a pixel is ``clip(1/2 + field, 0, 1)``.
+    In pixels that the interface crosses it is ``p - 1/2``, since a calibrated probability is the
+    fraction expected there. A slice without interface is as far from one as it is wide. The solid
+    fraction of a pixel is ``clip(1/2 + field, 0, 1)``.
     """
     probability = np.asarray(probability, np.float32)
-    if interpolation == "linear":
-        return probability - np.float32(0.5)
     from scipy.ndimage import distance_transform_edt
 
     out = np.empty_like(probability)
@@ -97,12 +98,35 @@ def fill_slices(
     return jax.nn.sigmoid(between) if logit else jnp.clip(0.5 + between, 0.0, 1.0)
 
 
+def _shares_of_step(slices: int, sublayers: int) -> Float[np.ndarray, "sublayer fine"]:
+    """What every sub-layer of a step consists of: shares of the sub-layers of its slices."""
+    top, bottom = sublayer_borders(sublayers)
+    first = np.arange(slices)[:, None]
+    upper, lower = (np.ravel(first + border) for border in (top, bottom))
+    common = np.minimum(lower, slices * bottom[:, None]) - np.maximum(upper, slices * top[:, None])
+    return np.maximum(common, 0.0) / (slices * (bottom - top))[:, None]
+
+
+def _thicker(
+    solid: Float[Array, "slice sublayer y x"], steps: tuple[int, ...]
+) -> Float[Array, "step sublayer y x"]:
+    """Means over the sub-layers of steps of one or more slices each, one after the other."""
+    sublayers, first, joined = solid.shape[1], 0, []
+    for step in steps:
+        part = solid[first : first + step].reshape(step * sublayers, *solid.shape[2:])
+        shares = jnp.asarray(_shares_of_step(step, sublayers), solid.dtype)
+        joined.append(part if step == 1 else jnp.tensordot(shares, part, 1))
+        first += step
+    return jnp.stack(joined)
+
+
 def expected_faces(
     field: Float[Array, "face y x"],
     instrument: Instrument,
     milling: Milling,
     *,
     num_slices: int,
+    below_slices: int,
     sublayers: int,
     surfaces: tuple[Array, Array],
     logit: bool = False,
@@ -115,10 +139,13 @@ def expected_faces(
     the whole volume.
 
     Args:
-        field: `level_field` at the imaged faces and at those below them.
+        field: `level_field` at the imaged faces, at those of the slices below them, and at the
+            last one's lower side.
         instrument: one material, or one and what fills the pores.
         milling: a row for every face; of the last one only the drift counts.
         num_slices: the first so many faces are imaged.
+        below_slices: steps below them, of 1, 1, 1, 1, 2, 2, 3, 3 ... slices each
+            (`fibsim.layers.slices_of_steps`).
         sublayers: layers per slice.
         surfaces: `face_surfaces` of the whole volume.
         logit: the field is that of `fill_slices` with ``logit``.
@@ -130,12 +157,16 @@ def expected_faces(
         image = shift_lateral(image, drift[0] / geometry.pixel_nm, axis=0, periodic=False)
         return shift_lateral(image, drift[1] / geometry.pixel_nm, axis=1, periodic=False)
 
+    steps = (1,) * num_slices + slices_of_steps(below_slices)
+    firsts = np.cumsum((0, *steps))
     undrifted = jax.lax.map(undrift, (field, milling.drift_nm))
-    solid = fill_slices(undrifted, sublayers, logit=logit)
+    solid = _thicker(fill_slices(undrifted, sublayers, logit=logit), steps)
     phases = [solid] if instrument.num_phases == 1 else [solid, 1 - solid]
     mean = jnp.stack(phases, axis=1)
-    rows = jax.tree.map(lambda leaf: leaf[:-1], milling)
-    cuts = plan_cuts(rows.thickness_nm, geometry, sublayers=sublayers, below=())
+    rows = jax.tree.map(lambda leaf: leaf[firsts[:-1]], milling)
+    of_step = np.repeat(np.arange(len(steps)), steps)
+    thickness = jax.ops.segment_sum(milling.thickness_nm[:-1], of_step, len(steps))
+    cuts = plan_cuts(thickness, geometry, sublayers=sublayers, below=())
     chord, period = chords_nm(*surfaces, geometry.pixel_nm)
     texture = Texture(
         chord_nm=chord,

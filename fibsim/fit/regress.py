@@ -11,7 +11,6 @@ once more, block by block from the top, for their own numbers.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -22,7 +21,7 @@ from jaxtyping import Float
 
 from fibsim.errors import InputError
 from fibsim.fit.descent import limited_adam, mean_of_last_quarter, update_by
-from fibsim.fit.faces import INTERPOLATIONS, face_surfaces, level_field, mirrored
+from fibsim.fit.faces import face_surfaces, level_field, mirrored
 from fibsim.fit.first_guess import grey_levels
 from fibsim.fit.robust import (
     Crop,
@@ -45,6 +44,7 @@ from fibsim.fit.unknowns import (
     start_point,
 )
 from fibsim.instrument import Instrument
+from fibsim.layers import slices_of_steps
 from fibsim.milling import Milling
 from fibsim.specimens import Ground, slices_to_ground
 from fibsim.stack import Stack
@@ -97,19 +97,17 @@ class RegressionResult:
     Attributes:
         instrument: refitted.
         milling: each slice's thickness, drift and brightness; without curtains and lines.
-        interpolation: of the volume between faces.
         start, fitted: residuals with the given instrument and a faultless run, and in the end.
         moved: unknown -> how far it moved, in standard deviations of its prior.
         level_px: by how many pixels all interfaces of the segmentation should lie further out of
-            the solid; 0 if the interpolation is ``"linear"``, where this cannot be asked.
+            the solid.
         weights: weight of each slice's residuals, see `slice_weights`.
-        below_slices: slices that were taken to be seen below a face.
+        below_slices: steps that were rendered below a crop.
         loss: objective along the path.
     """
 
     instrument: Instrument
     milling: Milling
-    interpolation: str
     start: ChannelResidual
     fitted: ChannelResidual
     moved: dict[str, np.ndarray]
@@ -146,7 +144,6 @@ class _Field:
 
     probability: np.ndarray
     grey: np.ndarray
-    interpolation: str
     weights: np.ndarray
     depth: int
     below: int
@@ -155,17 +152,16 @@ class _Field:
 
     def crop(self, first: int, corner: tuple[int, int]) -> Crop:
         """Faces from ``first`` on; beneath the last one the volume is mirrored, ground dense."""
-        below = np.arange(first, first + self.depth + self.below + 1)
+        below = np.arange(first, first + self.depth + sum(slices_of_steps(self.below)) + 1)
         rows = mirrored(below, len(self.weights))
         y, x = (slice(c, c + s) for c, s in zip(corner, self.side, strict=True))
         # A copy of these pixels alone is read, so that the volume may be a memory map.
         part = np.asarray(self.probability[rows.min() : rows.max() + 1, y, x])
-        field = level_field(part, self.interpolation)[rows - rows.min()]
+        field = level_field(part)[rows - rows.min()]
         field[below >= self.ground_row] = _DEEP_PX
         inside = slice(first, first + self.depth)
         grey, weight = self.grey[:, inside, y, x], self.weights[inside]
-        movable = np.float32(self.interpolation == "level")
-        return Crop(field=field, rows=rows, grey=grey, weight=weight, movable=movable)
+        return Crop(field=field, rows=rows, grey=grey, weight=weight)
 
     @property
     def starts(self) -> np.ndarray:
@@ -204,10 +200,6 @@ def _checked(stack: Stack, probability: np.ndarray, instrument: Instrument, sett
             f"the instrument has {instrument.num_channels} channels but the stack "
             f"{stack.num_channels}; give the instrument that was fitted to this stack."
         )
-    if settings.interpolation not in (None, *INTERPOLATIONS):
-        raise InputError(
-            f"interpolation is {settings.interpolation!r}, expected one of {INTERPOLATIONS}."
-        )
     solid = float(np.mean(probability > 0.5))
     if not 0.001 < solid < 0.999:
         raise InputError(
@@ -220,8 +212,8 @@ def _checked(stack: Stack, probability: np.ndarray, instrument: Instrument, sett
 def _below(surfaces: np.ndarray, fraction: np.ndarray, stack: Stack) -> int:
     """`slices_below` for the mean chord of the two phases (their geometric mean).
 
-    Its steps count as slices here: what lies under the volume is mirrored and not known, and a
-    slice that needs less of it teaches more.
+    So many steps are rendered. Of known slices a slice needs only as many as there are steps to
+    count: what lies deeper is faint, and may be of the mirrored volume.
     """
     period = 2 * stack.pixel_nm / max(float(surfaces.mean()), 1e-6)
     solid = float(fraction.mean())
@@ -236,8 +228,8 @@ def regression_unknowns(*, tilt_known: bool) -> dict[str, Unknown]:
 
 
 def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
-    """Where crops come from (the interpolation is left open), what is given, the start, and the
-    static side with all settings filled in."""
+    """Where crops come from, what is given, the start, and the static side with all settings
+    filled in."""
     volume = _checked(stack, probability, instrument, settings)
     grey = grey_levels(stack)
     surfaces, fraction = face_surfaces(volume)
@@ -249,8 +241,7 @@ def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
     room = [min(n, settings.crop_px + 2 * settings.margin_px) for n in grey.shape[2:]]
     margin = min(settings.margin_px, *((n - 1) // 4 for n in room))
     settings = dataclasses.replace(settings, below_slices=below, margin_px=margin)
-    place = functools.partial(
-        _Field,
+    where = _Field(
         volume,
         grey,
         weights=slice_weights(slices, below),
@@ -276,9 +267,7 @@ def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
         misfit=free["misfit"],
         surfaces=(jnp.asarray(surfaces, dtype), jnp.asarray(fraction, dtype)),
     )
-    # The interpolation is not part of what is compiled.
-    model = (tuple(unknowns.items()), dataclasses.replace(settings, interpolation=None))
-    return place, known, free, model
+    return where, known, free, (tuple(unknowns.items()), settings)
 
 
 def stack_residual(
@@ -287,6 +276,7 @@ def stack_residual(
     instrument: Instrument,
     *,
     milling: Milling | None = None,
+    level_px: float = 0.0,
     ground: Ground | None = None,
     settings: RegressionSettings | None = None,
 ) -> ChannelResidual:
@@ -294,6 +284,7 @@ def stack_residual(
 
     Args:
         milling: of the run; faultless if not given. Its curtains and lines are not used.
+        level_px: by how many pixels all interfaces lie further out of the solid.
         ground: dense ground below the stack, if it has one.
 
     Raises:
@@ -302,12 +293,13 @@ def stack_residual(
     settings = settings or RegressionSettings()
     # The unknowns of a regression, so that its compiled program is used again.
     unknowns = regression_unknowns(tilt_known=tilt_is_held(stack))
-    place, known, free, model = _pose(
+    where, known, free, model = _pose(
         stack, solid_probability, instrument, None, unknowns, settings, ground
     )
     if milling is not None:
         free["slices"] = in_prior_sd(milling, instrument, settings)
-    return _better_interpolation(place, settings.interpolation, free, known, model)[1]
+    free["level"] += level_px / settings.level_px
+    return _residual(free, known, where.spread(settings.score_crops), model)
 
 
 def regress_instrument(
@@ -346,17 +338,18 @@ def regress_instrument(
 
     Raises:
         InputError: a volume of another shape or of one phase only, a single slice, an instrument
-            of other channels or of more than two materials, an unknown interpolation, or a
-            regression that does not stay finite.
+            of other channels or of more than two materials, or a regression that does not stay
+            finite.
     """
     settings = settings or RegressionSettings()
     noise_is_held = unknowns is not None and not noise_unknowns(unknowns)
     if unknowns is None:
         unknowns = regression_unknowns(tilt_known=tilt_is_held(stack))
-    place, known, free, model = _pose(
+    where, known, free, model = _pose(
         stack, solid_probability, instrument, prior, unknowns, settings, ground
     )
-    where, start, crops = _better_interpolation(place, settings.interpolation, free, known, model)
+    crops = where.spread(settings.score_crops)
+    start = _residual(free, known, crops, model)
     settings, slices = model[1], stack.num_slices
     free["misfit"] = jnp.log(jnp.maximum(start.misfit_grey, 1.0)).astype(free["misfit"].dtype)
     known = dataclasses.replace(known, misfit=free["misfit"])
@@ -409,7 +402,6 @@ def regress_instrument(
     return RegressionResult(
         instrument=fitted,
         milling=run_of(free["slices"], fitted, stack.images.shape[2:], settings),
-        interpolation=where.interpolation,
         start=start,
         fitted=_residual(free, known, crops, model),
         moved=moved_by(instrument, fitted, unknowns),
@@ -418,18 +410,6 @@ def regress_instrument(
         below_slices=where.below,
         loss=np.asarray(losses),
     )
-
-
-def _better_interpolation(place, asked, free, known, model):
-    """Where crops come from, with the interpolation that leaves the smaller robust residual if
-    none is asked for; its residual; and the crops that this was measured on."""
-    found = []
-    for name in INTERPOLATIONS if asked is None else (asked,):
-        where = place(interpolation=name)
-        crops = where.spread(model[1].score_crops)
-        residual = _residual(free, known, crops, model)
-        found.append((float(np.sum(np.log(residual.misfit_grey))), where, residual, crops))
-    return min(found, key=lambda f: f[0])[1:]
 
 
 def _seen_and_expected(free, known, crops, model) -> tuple[np.ndarray, ...]:

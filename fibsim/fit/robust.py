@@ -54,10 +54,8 @@ class RegressionSettings:
         margin_px: rendered around them, since light and shade come from outside.
         crop_slices: their depth in slices.
         sublayers: simulated layers per slice.
-        below_slices: slices rendered below a crop, and known ones that a slice needs below it to
-            count fully; from the volume's chords if None.
-        interpolation: of the volume between faces, a name of `fibsim.fit.faces.INTERPOLATIONS`;
-            the one that the start explains better if None.
+        below_slices: steps rendered below a crop (`fibsim.layers.slices_of_steps`), and known
+            slices that a slice needs below it to count fully; from the volume's chords if None.
         prior_weight: weight of the log prior beside the mean log likelihood of a grey value: one
             over the number of grey values of a crop that count as independent.
         thickness_sd, drift_px, brightness_sd: priors of each slice's own numbers (relative,
@@ -75,7 +73,6 @@ class RegressionSettings:
     crop_slices: int = 8
     sublayers: int = 3
     below_slices: int | None = None
-    interpolation: str | None = None
     prior_weight: float = 3e-3
     thickness_sd: float = 0.15
     drift_px: float = 1.0
@@ -106,18 +103,16 @@ class Crop:
     """A part of the stack: level field at its faces and below, and what was recorded.
 
     Attributes:
-        field: ``(slice + below + 1, y, x)``.
-        rows: index of each face in the stack; ``(slice + below + 1,)``.
+        field: ``(face, y, x)``, as `fibsim.fit.faces.expected_faces` takes it.
+        rows: index of each face in the stack; ``(face,)``.
         grey: ``(channel, slice, y, x)``.
         weight: of each slice, ``(slice,)``.
-        movable: 1 where adding to the field moves interfaces (``"level"``), else 0; scalar.
     """
 
     field: Array
     rows: Array
     grey: Array
     weight: Array
-    movable: Array
 
 
 @jax.tree_util.register_dataclass
@@ -179,10 +174,11 @@ def expected_crop(free, known: Known, crop: Crop, model: Model) -> tuple[Array, 
     instrument, _ = apply_unknowns(free["unknowns"], known.instrument, {}, dict(unknowns))
     own = jax.tree.map(lambda leaf: leaf[crop.rows], free["slices"])
     expected = expected_faces(
-        crop.field + how.level_px * crop.movable * free["level"],
+        crop.field + how.level_px * free["level"],
         instrument,
         run_of(own, instrument, crop.field.shape[1:], how),
         num_slices=crop.grey.shape[1],
+        below_slices=how.below_slices,
         sublayers=how.sublayers,
         surfaces=known.surfaces,
     )
