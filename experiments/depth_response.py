@@ -32,8 +32,8 @@ Measured (copper, 4 kV backscatter; zirconia, 3 kV secondaries; share of pixels 
      9-12       124.4     120.8    0 %   0 %          141.3     142.0    0 %   0 %
     22-30       161.7     158.5    0 %   0 %          155.0     152.9    0 %   0 %
 
-Dice of that network: copper 0.976 simulated, 0.956 recorded, 0.975, 0.965 and 0.974 with one channel
-recorded (1.5, 4, 8 kV); zirconia 0.989, 0.981, 0.982 and 0.988 (0.8, 3 kV).
+Dice of that network: copper 0.976 simulated, 0.956 recorded, 0.975, 0.965 and 0.974 with one
+channel recorded (1.5, 4, 8 kV); zirconia 0.989, 0.981, 0.982 and 0.988 (0.8, 3 kV).
 
 The recorded greys change evenly with depth, the simulated ones in steps of a slice: what surrounds
 a beam is a mean over the slice's sub-layers, and a film of solid closes the pore under it in
