@@ -27,8 +27,8 @@ round and the refinement move interfaces out. It is the images that differ, not 
 training: of the same specimen, imaged by the fitted instrument, that first network makes 0.976 with
 a porosity of 0.580; ``depth_response.py`` shows where the difference lies, more than half of it in
 the channel of 4 kV. A backscatter law without bright edges gave 0.947, one whose partly covered
-pixels count as edges 0.951. With the laws of regression before this one, which saw 13 slices below a face,
-copper had 0.952, as two levels of pores 0.959, 0.952, 0.952.
+pixels count as edges 0.951. With the regression before this one, which saw 13 slices below a face,
+copper had 0.952; and, fitted as two levels of pores, 0.959, 0.952, 0.952.
 """
 
 import argparse
