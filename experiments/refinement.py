@@ -1,21 +1,20 @@
 """Does refinement by the stack's likelihood bring the volume nearer to the truth?
 
 Claim: on simulated stacks of instruments that were moved at random around a fitted one, the refined
-volume is never worse than the network's by more than 0.002 in Dice, and mostly better.
+volume is never worse than the network's by more than 0.002 in Dice, and better in the mean.
 
 Command: ``python experiments/refinement.py OUT [--stacks 4] [--slices 32] [--side 96]`` with OUT a
 finished ``fibnet reconstruct`` (two minutes per stack on 2 cores). Every stack has another
 instrument and specimen, drawn around OUT's as in training; the refit starts from OUT's instrument,
 as it does for a recording. Slices that count are those with known ground beneath.
 
-Measured (the independent Monte Carlo's stack after a round, network of 1500 steps, 32 slices of 96
-x 96)::
+Measured (the independent Monte Carlo's stack after a round, 32 slices of 96 x 96)::
 
     stack   network   refined   change   counted slices   interfaces moved, px
-        0    0.9782    0.9790  +0.0008          +0.0011                  0.011
-        1    0.9672    0.9680  +0.0008          +0.0011                  0.005
-        2    0.9671    0.9670  -0.0001          +0.0003                  0.021
-        3    0.9775    0.9798  +0.0023          +0.0027                  0.034
+        0    0.9780    0.9783  +0.0003          +0.0004                  0.016
+        1    0.9686    0.9686  -0.0001          -0.0000                  0.012
+        2    0.9675    0.9673  -0.0003          +0.0001                  0.023
+        3    0.9769    0.9796  +0.0026          +0.0030                  0.038
 
 Before sub-layers grew from the face down, the refit moved interfaces out by 0.05 to 0.09 pixels
 where there was next to nothing to move, and two of three stacks lost 0.0016 and 0.0019. On the
