@@ -99,17 +99,16 @@ def trained(
         checkpoint_every=steps,
         validate_every=steps,
     )
+    config = config or NETWORKS[options.network]
+    return trained_by(
+        settings, source, config, seed=options.seed, data=data, draw=draw, others=others
+    )
+
+
+def trained_by(settings: TrainSettings, source, config: ModelConfig, **how) -> Segmenter:
+    """A network trained as `fibnet.train.train` does; its checkpoints are thrown away."""
     with TemporaryDirectory() as folder:
-        return train(
-            source,
-            config or NETWORKS[options.network],
-            folder=Path(folder),
-            seed=options.seed,
-            settings=settings,
-            data=data,
-            draw=draw,
-            others=others,
-        )
+        return train(source, config, folder=Path(folder), settings=settings, **how)
 
 
 def hidden(

@@ -111,6 +111,12 @@ def milled(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     return np.asarray(made.solid) > 0.5, faces
 
 
+def face_fraction(fine: np.ndarray, faces_nm: np.ndarray) -> np.ndarray:
+    """Solid fraction of every pixel of every face: of the voxels that it cuts."""
+    layers = fine[np.floor(faces_nm / VOXEL_NM).astype(int)].astype(np.float32)
+    return under_pixels(layers, round(PIXEL_NM / VOXEL_NM))
+
+
 def recorded(case: Case, folder: Path) -> None:
     """Write the stack, what is known of it, and the solid fraction of every pixel's face."""
     rng = np.random.default_rng(case.seed)
@@ -144,9 +150,7 @@ def recorded(case: Case, folder: Path) -> None:
         known["channels"].append({"file": name, "beam_kev": kev, "detector": detector})
         print(f"recorded {name}", flush=True)
     (folder / "stack.yaml").write_text(yaml.safe_dump(known))
-    layers = fine[np.floor(faces / VOXEL_NM).astype(int)].astype(np.float32)
-    fraction = under_pixels(layers, round(PIXEL_NM / VOXEL_NM))
-    write_volume(folder.parent / "fraction.tif", fraction, voxel_nm=voxel)
+    write_volume(folder.parent / "fraction.tif", face_fraction(fine, faces), voxel_nm=voxel)
 
 
 def taught(images: np.ndarray, fraction: np.ndarray, instrument: Instrument) -> np.ndarray:

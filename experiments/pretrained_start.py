@@ -27,15 +27,14 @@ GENERAL of 500 steps of 4 stacks (37 s on that GPU) brings less: 0.0542, 0.0477,
 import argparse
 import dataclasses
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from networks import error, hidden, recorded
+from networks import error, hidden, recorded, trained_by
 
 from fibnet.data import source_from_file
 from fibnet.presets import PRESETS
 from fibnet.segmenter import Segmenter, load_segmenter
 from fibnet.start import network_folder
-from fibnet.train import TrainSettings, train
+from fibnet.train import TrainSettings
 from fibsim.console import use_compilation_cache
 
 
@@ -59,16 +58,8 @@ def main() -> None:
     real = recorded(options)
 
     def learned(settings: TrainSettings, start: Segmenter | None) -> Segmenter:
-        with TemporaryDirectory() as folder:
-            return train(
-                source,
-                general.config,
-                folder=Path(folder),
-                seed=options.seed,
-                settings=settings,
-                data=standard.data,
-                start=start,
-            )
+        how = dict(seed=options.seed, data=standard.data, start=start)
+        return trained_by(settings, source, general.config, **how)
 
     print(f"{'steps':>10} {'simulated':>12} {'':>9} {'recorded':>12}")
     print(f"{'':>10} {'scratch':>9} {'general':>9} {'scratch':>9} {'general':>9}")

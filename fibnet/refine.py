@@ -32,6 +32,7 @@ from fibsim.fit import (
     RegressionResult,
     RegressionSettings,
     expected_faces,
+    face_count,
     face_surfaces,
     grey_levels,
     mirrored,
@@ -39,7 +40,6 @@ from fibsim.fit import (
     robust_loss,
 )
 from fibsim.instrument import Instrument
-from fibsim.layers import slices_of_steps
 from fibsim.milling import Milling
 from fibsim.specimens import Ground, slices_to_ground
 from fibsim.stack import Stack
@@ -157,7 +157,7 @@ def _tiles(
         own = weights[start : start + depth] * (np.arange(start, start + depth) >= first)
         if not own.any():
             continue
-        faces = np.arange(start, start + depth + sum(slices_of_steps(below)) + 1)
+        faces = start + np.arange(face_count(depth, below))
         rows, dense = mirrored(faces, slices), faces >= ground_row
         for y, inside_y in _parts(shape[1], how.tile_px, how.margin_px):
             for x, inside_x in _parts(shape[2], how.tile_px, how.margin_px):

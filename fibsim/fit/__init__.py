@@ -2,6 +2,7 @@
 
 from fibsim.fit.choose import fit_best_kind as fit_best_kind
 from fibsim.fit.faces import expected_faces as expected_faces
+from fibsim.fit.faces import face_count as face_count
 from fibsim.fit.faces import face_surfaces as face_surfaces
 from fibsim.fit.faces import mirrored as mirrored
 from fibsim.fit.first_guess import grey_levels as grey_levels
@@ -53,6 +54,7 @@ __all__ = [
     "default_unknowns",
     "draw_sample",
     "expected_faces",
+    "face_count",
     "face_surfaces",
     "first_instrument",
     "fit_best_kind",

@@ -28,6 +28,7 @@ from fibsim.resample import shift_lateral
 
 __all__ = [
     "expected_faces",
+    "face_count",
     "face_surfaces",
     "fill_slices",
     "level_field",
@@ -114,10 +115,17 @@ def _thicker(
     sublayers, first, joined = solid.shape[1], 0, []
     for step in steps:
         part = solid[first : first + step].reshape(step * sublayers, *solid.shape[2:])
-        shares = jnp.asarray(_shares_of_step(step, sublayers), solid.dtype)
-        joined.append(part if step == 1 else jnp.tensordot(shares, part, 1))
+        if step > 1:
+            shares = jnp.asarray(_shares_of_step(step, sublayers), solid.dtype)
+            part = jnp.tensordot(shares, part, 1)
+        joined.append(part)
         first += step
     return jnp.stack(joined)
+
+
+def face_count(num_slices: int, below_slices: int) -> int:
+    """How many faces `expected_faces` takes: of what is imaged, of what is below, and one more."""
+    return num_slices + sum(slices_of_steps(below_slices)) + 1
 
 
 def expected_faces(
@@ -140,7 +148,7 @@ def expected_faces(
 
     Args:
         field: `level_field` at the imaged faces, at those of the slices below them, and at the
-            last one's lower side.
+            last one's lower side (`face_count`).
         instrument: one material, or one and what fills the pores.
         milling: a row for every face; of the last one only the drift counts.
         num_slices: the first so many faces are imaged.

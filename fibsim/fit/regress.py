@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from fibsim.errors import InputError
 from fibsim.fit.descent import limited_adam, mean_of_last_quarter, update_by
-from fibsim.fit.faces import face_surfaces, level_field, mirrored
+from fibsim.fit.faces import face_count, face_surfaces, level_field, mirrored
 from fibsim.fit.first_guess import grey_levels
 from fibsim.fit.robust import (
     Crop,
@@ -44,7 +44,6 @@ from fibsim.fit.unknowns import (
     start_point,
 )
 from fibsim.instrument import Instrument
-from fibsim.layers import slices_of_steps
 from fibsim.milling import Milling
 from fibsim.specimens import Ground, slices_to_ground
 from fibsim.stack import Stack
@@ -152,7 +151,7 @@ class _Field:
 
     def crop(self, first: int, corner: tuple[int, int]) -> Crop:
         """Faces from ``first`` on; beneath the last one the volume is mirrored, ground dense."""
-        below = np.arange(first, first + self.depth + sum(slices_of_steps(self.below)) + 1)
+        below = first + np.arange(face_count(self.depth, self.below))
         rows = mirrored(below, len(self.weights))
         y, x = (slice(c, c + s) for c, s in zip(corner, self.side, strict=True))
         # A copy of these pixels alone is read, so that the volume may be a memory map.
