@@ -121,7 +121,7 @@ def recorded(case: Case, folder: Path) -> None:
     """Write the stack, what is known of it, and the solid fraction of every pixel's face."""
     rng = np.random.default_rng(case.seed)
     fine, faces = milled(case, rng)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # a recording that was broken off is made anew
     voxel = (SLICE_NM, PIXEL_NM, PIXEL_NM)
     known = {"pixel_nm": PIXEL_NM, "slice_nm": SLICE_NM, "tilt_deg": case.tilt_deg}
     known |= {"material": case.material, "channels": []}

@@ -19,7 +19,7 @@ from fibsim.layers import Cuts, Texture, lean_layers
 from fibsim.milling import Milling
 from fibsim.openness import around, deepest_maps, face_view, lay_depth
 from fibsim.recording import focus_face, shade_face
-from fibsim.render import ground_scene, render_slice, shares_seen, surroundings
+from fibsim.render import ground_scene, render_slice, shares_seen, surroundings, upper_layers
 from fibsim.resample import map_slices, shift_lateral, shift_whole
 
 __all__ = ["Scene", "first_scene", "image_slices", "with_slices_below"]
@@ -35,12 +35,14 @@ class Scene:
         seen: `fibsim.render.shares_seen` of the face below.
         maps: its depth map, the solid around the way out, and its solid share
             (`fibsim.openness.lay_depth`).
+        rho: `fibsim.render.upper_layers` of the slice below.
     """
 
     back: Float[Array, "channel y x"]
     second: Float[Array, "channel y x"]
     seen: Float[Array, "channel 3 y x"]
     maps: Float[Array, "3 y x"]
+    rho: Float[Array, "phase upper y x"]
 
 
 def first_scene(
@@ -57,13 +59,15 @@ def first_scene(
 
     # In a loop of its own, which rounds alike whatever the program that it is part of.
     def ground(inputs):
-        leaning = lean_layers(*inputs, periodic=periodic)[:, 0]
-        return jax.vmap(ground_scene, in_axes=(None, 0))(leaning, coefficients)
+        leaning = lean_layers(*inputs, periodic=periodic)
+        return *jax.vmap(ground_scene, in_axes=(None, 0))(leaning[:, 0], coefficients), leaning
 
-    back, second = (v[0] for v in map_slices(ground, (mean[-1:, :, -1:], offset_px[-1:, -1:])))
+    deepest = mean[-1:, :, -1:], offset_px[-1:, -1:]
+    back, second, leaning = (v[0] for v in map_slices(ground, deepest))
     nothing = jnp.zeros_like(back)
     seen = jnp.stack([jnp.ones_like(back), jnp.ones_like(back), nothing], axis=1)
-    return Scene(back=back, second=second, seen=seen, maps=deepest_maps(back[0]))
+    rho = jnp.broadcast_to(leaning, upper_layers(mean[-1]).shape)
+    return Scene(back=back, second=second, seen=seen, maps=deepest_maps(back[0]), rho=rho)
 
 
 def with_slices_below(milling: Milling, below: int) -> Milling:
@@ -134,7 +138,7 @@ def image_slices(
         def channel(c, response, back, second, seen_below, rho_here, view):
             seen = jnp.stack(shares_seen(view, texture, c))
             # Filters of the slice that all channels share need its fractions without their axis.
-            near = surroundings(rho, texture, c, geometry, periodic=periodic)
+            near = surroundings(rho, beneath, texture, c, geometry, periodic=periodic)
             above, visible = render_slice(
                 (back, second),
                 rho_here,
@@ -176,6 +180,7 @@ def image_slices(
             lambda v: shift_whole(v, step_px, axis=-2, periodic=periodic),
             (scene.back, scene.second, scene.seen),
         )
+        beneath = shift_whole(scene.rho, step_px, axis=-2, periodic=periodic)
         rho_each, view_each = jax.tree.map(lambda v: _for_each(v, len(scene.back)), (rho, view))
         back, second, seen, grey = jax.vmap(channel)(
             coefficients,
@@ -184,7 +189,8 @@ def image_slices(
             rho_each,
             view_each,
         )
-        return Scene(back=back, second=second, seen=seen, maps=maps), grey
+        rho = upper_layers(rho)
+        return Scene(back=back, second=second, seen=seen, maps=maps, rho=rho), grey
 
     faults = jax.tree.map(lambda leaf: leaf[:, None], milling)
     xs = (mean, cuts.height_nm, cuts.offset_px, cuts.step_px, cuts.part_px, faults, imaged)

@@ -25,7 +25,7 @@ __all__ = ["PRESETS", "make_instrument", "preset"]
 # Escape depth in the recurrence over the attenuation length of secondaries: many leave obliquely.
 # It and the numbers of `Interaction` below are calibrated on our own Monte Carlo
 # (experiments/specimen_fidelity.py).
-_ESCAPE = 0.78
+_ESCAPE = 0.72
 
 
 def make_instrument(
@@ -89,18 +89,18 @@ def make_instrument(
         solid=solid,
         other_phases=tuple(known(phase) for phase in other_phases),
         interaction=Interaction(
-            range_scale=scalar(0.85),
+            range_scale=scalar(0.77),
             se_escape_nm=scalar(_ESCAPE * se_escape_nm(solid)),
             se_by_bse=scalar(2.8),
-            edge_gain=scalar(0.37),
-            se_incidence=scalar(0.61),
-            bse_incidence=scalar(0.11),
+            edge_gain=scalar(0.34),
+            se_incidence=scalar(0.54),
+            bse_incidence=scalar(0.063),
             bse_facing=scalar(0.6),
-            wall_emission=scalar(0.98),
-            wall_reflection=scalar(1.15),
-            wall_transparency=scalar(0.21),
-            return_depth=scalar(0.45),
-            lateral_exit=scalar(0.32),
+            wall_emission=scalar(0.96),
+            wall_reflection=scalar(1.1),
+            wall_transparency=scalar(0.16),
+            return_depth=scalar(0.48),
+            lateral_exit=scalar(0.34),
         ),
         detector=DetectorResponse(
             se_fraction=se_fraction,

@@ -13,35 +13,39 @@ is constant and both equations are solved exactly, so the image does not depend 
 a homogeneous stretch is cut into. In them
 
     mu      attenuation in a phase: `Coefficients.bse_attenuation` or se_attenuation
-    k       mu_b rho + lateral_exit rho (around - mu_b rho averaged over the slice): electrons
-            leave sideways as well. Around is that average seen through a Gaussian of 5 median
-            depths of the mean mixture
+    k       mu_b rho + lateral_exit rho (around - <mu_b rho>): electrons leave sideways as well.
+            <> is the mean over a slice's sub-layers from the layer's top down, those of the slice
+            below included; around is it seen through a Gaussian of 5 median depths of the mean
+            mixture
     edge    1 + edge_gain (dense - near)_+
     facing  -bse_facing tan(tilt) edge_nm d(near)/dy: beside a wall towards which the beam leans
     g_b     edge + facing
     g_s     edge + 0.5 facing, with near of the filled fraction in facing: secondaries leave
             into open space only
-    dense   sum of mu_b rho over the largest mu_b, averaged over the sub-layers: a light phase is
-            half way to a pore
+    dense   <sum of mu_b rho> over the largest mu_b: a light phase is half way to a pore
     near    G(edge_nm) * dense, what is close by
 
 B and S are what would leave if nothing stood in the way out of the pores. What lies behind a
 face's open area leaves through the pore, past its walls, or by way of them::
 
-    B_seen = B (c past secant^n_b + walls)
+    B_seen = B (c_b past secant^n_b + walls)
     S_seen = S c past secant^n_s + 1.3 delta b B walls
     past   = open^1.8 + (1 - open^1.8) 0.42 exp(-W / (return_depth f pore))
     walls  = (1 - past) (r past^0.2 + (1 - r) 2^(-W / crossing))
+    c_b    = 1 - (1 - c) (1 - 2^(-W / crossing))
 
 with open, secant and W (the solid around the way out) of the first surface
-(`fibsim.openness.View`), c the emission of a pore's wall relative to that of a milled face, f the
-solid fraction, chord and pore the mean ways through a wall and from one to the next
-(`fibsim.layers.Texture`), r the share that a wall reflects and ``crossing`` the W past which half
-of the rest gets (`Coefficients`). The second term of past are ways out that a depth map cannot
-know, under what overhangs: free paths in a random medium end after a mean pore. Where a slice of
-solid is laid over a pore, the scene in it is closed with what was seen of it: S with
-S_seen B_seen / (S B), and B with (B_seen / B)^3, since electrons that come through a layer of
-solid are spread over all directions.
+(`fibsim.openness.View`), c the emission of a pore's wall relative to that of a milled face (of
+backscatter only as far as electrons do not get through what stands around: a floor a few
+nanometres deep is as good as a face), f the solid fraction, chord and pore the mean ways through a
+wall and from one to the next (`fibsim.layers.Texture`), r the share that a wall reflects and
+``crossing`` the W past which half of the rest gets (`Coefficients`). The second term of past are
+ways out that a depth map cannot know, under what overhangs: free paths in a random medium end
+after a mean pore. Where a slice's solid is laid over a pore, the scene in it is closed with what
+was seen of it: B with (B_seen / B)^(1 + m) and S with (S_seen / S) (B_seen / B)^m, m being the
+slice's mean fraction, since electrons that come through a thick layer of solid are spread over all
+directions. It is closed for as much of a pixel as the fullest sub-layer covers: a film closes all
+that it covers.
 
 From slice to slice the carried scene is shifted by the lean of the beam. Of the electrons that
 cross solid of optical thickness x = mu_b t, the share ``1 - exp(-1.1 x)`` has lost its direction
@@ -59,11 +63,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from fibsim.instrument import Geometry
 from fibsim.interaction import Coefficients
-from fibsim.layers import Layers, Texture
+from fibsim.layers import Layers, Texture, sublayer_borders, voxels_per_slice
 from fibsim.openness import View
 from fibsim.resample import filter_lateral, neighbour, shift_lateral, shift_whole
 
@@ -75,11 +80,11 @@ __all__ = [
     "render_slice",
     "shares_seen",
     "surroundings",
+    "upper_layers",
 ]
 
 # The calibrated numbers of the laws above.
 _SE_THROUGH = 1.3  # electrons that come by way of walls cross more surfaces
-_CLOSING = 3
 _SE_FACING = 0.5
 _OPEN_POWER = 1.8
 _HIDDEN_WAYS = 0.42
@@ -89,6 +94,7 @@ _EXIT_DEPTHS = 5.0
 _PORE_SPREAD = 0.33
 _STEEPEST = 2.5  # secants beyond are rims
 _LEAST_OPEN = 1e-4  # keeps the slope of powers of open finite
+_LEAST_SEEN = 1e-6  # and of powers of what is seen
 _TINY = 1e-12  # keeps 0 / 0 out of empty specimens
 
 
@@ -103,7 +109,7 @@ class Emission:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What the neighbourhood of a pixel adds to the laws of its slice; all ``(y, x)``.
+    """What the neighbourhood of a pixel adds to the laws of its layer; ``(sublayer, y, x)``.
 
     Attributes:
         bse_factor, se_factor: g_b and g_s of the module docstring.
@@ -111,9 +117,9 @@ class Surroundings:
             and times ``lateral_exit``.
     """
 
-    bse_factor: Float[Array, "y x"]
-    se_factor: Float[Array, "y x"]
-    sideways: Float[Array, "y x"]
+    bse_factor: Float[Array, "sublayer y x"]
+    se_factor: Float[Array, "sublayer y x"]
+    sideways: Float[Array, "sublayer y x"]
 
 
 @jax.custom_jvp
@@ -198,7 +204,11 @@ def shares_seen(view: View, texture: Texture, c: Coefficients) -> tuple[Array, A
     bounced = reflected * jnp.exp(_REFLECTED_POWER * jnp.log(past))
     walls = (1.0 - past) * (bounced + (1.0 - reflected) * crossing)
     log_secant = jnp.log(jnp.minimum(view.secant, _STEEPEST))
-    past_b, past_s = (emission * past * jnp.exp(exponent * log_secant) for exponent in exponents)
+    shallow = 1.0 - (1.0 - emission) * (1.0 - crossing)
+    past_b, past_s = (
+        c * past * jnp.exp(exponent * log_secant)
+        for c, exponent in zip((shallow, emission), exponents, strict=True)
+    )
     behind = 1.0 - view.face
     return (
         view.face + behind * (past_b + walls),
@@ -208,9 +218,12 @@ def shares_seen(view: View, texture: Texture, c: Coefficients) -> tuple[Array, A
 
 
 def _emission_factors(
-    mean_rho: Array, c: Coefficients, geometry: Geometry, periodic: bool
+    mean_rho: Float[Array, "phase sublayer y x"],
+    c: Coefficients,
+    geometry: Geometry,
+    periodic: bool,
 ) -> tuple[Array, Array]:
-    """g_b and g_s of the module docstring for every slice."""
+    """g_b and g_s of the module docstring, ``(sublayer, y, x)``."""
     lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg)) * c.edge_nm / geometry.pixel_nm
 
     def beside_walls(near):
@@ -254,6 +267,41 @@ def _mean_rho(rho: Float[Array, "phase sublayer y x"]) -> Float[Array, "phase y 
     return sum(jnp.moveaxis(rho, 1, 0)) / rho.shape[1]
 
 
+def _weights_below(number: int) -> np.ndarray:
+    """Weights of the sub-layers of a slice and the next in the mean below each of the first's.
+
+    Sub-layer i ends at depth ``d_i`` under the face (`fibsim.layers.sublayer_borders`), and all
+    count alike below a face: so what lies from a to b under any layer counts with
+    ``i(b) - i(a)``, i being the inverse of d, to the depth of one slice.
+    """
+    top, bottom = (np.concatenate([v, 1.0 + v]) for v in sublayer_borders(number))
+    twice = 2 * voxels_per_slice(number)
+
+    def sublayers_to(border):
+        depth = np.clip(border - top[:number, None], 0.0, 1.0)
+        return (np.sqrt(1.0 + 4.0 * twice * depth) - 1.0) / 2.0
+
+    return ((sublayers_to(bottom) - sublayers_to(top)) / number)[:, :-1]
+
+
+def _means_below(
+    rho: Float[Array, "phase sublayer y x"], beneath: Float[Array, "phase upper y x"]
+) -> Float[Array, "phase sublayer y x"]:
+    """Mean to the depth of a slice below the top of each of its sub-layers."""
+    number = rho.shape[1]
+    deep = jnp.moveaxis(jnp.concatenate([rho, beneath[:, : number - 1]], axis=1), 1, 0)
+    each = [
+        sum(float(w) * layer for w, layer in zip(weights, deep, strict=True) if w > 0)
+        for weights in _weights_below(number)
+    ]
+    return jnp.stack(each, axis=1)
+
+
+def upper_layers(rho: Float[Array, "phase sublayer y x"]) -> Float[Array, "phase upper y x"]:
+    """The sub-layers that the slice above needs for its `surroundings`: all but the last."""
+    return rho[:, : max(rho.shape[1] - 1, 1)]
+
+
 def _shares(texture: Texture) -> Float[Array, " phase"]:
     """Of each phase in the solid."""
     return texture.shares / jnp.maximum(jnp.sum(texture.shares), _TINY)
@@ -271,14 +319,19 @@ def _gaussian(image: Array, width_nm: Array, geometry: Geometry, periodic: bool)
 
 def surroundings(
     rho: Float[Array, "phase sublayer y x"],
+    beneath: Float[Array, "phase upper y x"],
     texture: Texture,
     coefficients: Coefficients,
     geometry: Geometry,
     *,
     periodic: bool,
 ) -> Surroundings:
-    """`Surroundings` of a slice with fractions ``rho``, for one channel."""
-    c, mean_rho = coefficients, _mean_rho(rho)
+    """`Surroundings` of a slice with fractions ``rho``, for one channel.
+
+    Args:
+        beneath: `upper_layers` of the slice below, in the frame of this one.
+    """
+    c, mean_rho = coefficients, _means_below(rho, beneath)
     bse_factor, se_factor = _emission_factors(mean_rho, c, geometry, periodic)
     # Of a single phase the spectrum is that of `_emission_factors`, one for all channels.
     column = _weighted(c.bse_attenuation, mean_rho)
@@ -326,7 +379,7 @@ def render_slice(
     depth_nm = _median_depth_nm(texture, c)
     pore_nm = texture.period_nm - texture.chord_nm
 
-    def terms(rho, height_nm):
+    def terms(rho, height_nm, near):
         """Of one layer: what it adds to B and S, and which part of them it lets through."""
         peaks, attenuations, se_by_bse, height = _over_image(
             ((c.eta, c.delta), (c.bse_attenuation, c.se_attenuation), c.se_by_bse, height_nm),
@@ -359,8 +412,10 @@ def render_slice(
     # Solid laid over a pore closes it.
     release = _over_image(release, back)
     through = release * share[2] * back
-    second = second + filled * ((share[1] * second + through) * share[0] - second)
-    back = back + filled * (share[0] ** _CLOSING - 1.0) * back
+    covered = functools.reduce(jnp.maximum, sum(rho))
+    spread = jnp.exp(filled * jnp.log(jnp.maximum(share[0], _LEAST_SEEN)))
+    second = second + covered * ((share[1] * second + through) * spread - second)
+    back = back + covered * (share[0] * spread - 1.0) * back
     # Once per slice, whatever its number of sub-layers.
     attenuation, height = _over_image((c.bse_attenuation, jnp.sum(height_nm)), filled)
     crossed = _weighted(attenuation, mean_rho) * height
@@ -368,17 +423,18 @@ def render_slice(
     back = back + (1.0 - jnp.exp(-_DIRECTION_LOSS * crossed)) * (
         _gaussian(back, width_nm, geometry, periodic) - back
     )
-    lower = jnp.moveaxis(rho[:, 1:], 1, 0)
+    layers = (jnp.moveaxis(rho, 1, 0), height_nm, near)
 
     # A gradient computes the terms again: storing them takes longer.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def one_layer(scene, layer):
         return lay(scene, terms(*layer)), None
 
-    scene, _ = jax.lax.scan(one_layer, (back, second), (lower, height_nm[1:]), reverse=True)
+    lower = jax.tree.map(lambda leaf: leaf[1:], layers)
+    scene, _ = jax.lax.scan(one_layer, (back, second), lower, reverse=True)
     back, second = scene
     visible = (back * seen[0], second * seen[1] + release * seen[2] * back)
-    top = terms(rho[:, 0], height_nm[0])
+    top = terms(*jax.tree.map(lambda leaf: leaf[0], layers))
     return lay(scene, top), lay(visible, top)
 
 
@@ -403,17 +459,20 @@ def render_channel(
     open_ground = jnp.zeros_like(seen[:1]).at[:, :2].set(1.0)
     seen_below = jnp.concatenate([seen[1:], open_ground])
 
-    def one_slice(scene, inputs):
+    def one_slice(carry, inputs):
         rho, height_nm, step_px, seen, seen_below = inputs
-        scene, seen_below = jax.tree.map(
-            lambda v: shift_whole(v, step_px, axis=-2, periodic=periodic), (scene, seen_below)
+        (scene, beneath), seen_below = jax.tree.map(
+            lambda v: shift_whole(v, step_px, axis=-2, periodic=periodic), (carry, seen_below)
         )
-        near = surroundings(rho, texture, c, geometry, periodic=periodic)
-        return render_slice(
+        near = surroundings(rho, beneath, texture, c, geometry, periodic=periodic)
+        above, visible = render_slice(
             scene, rho, near, height_nm, seen, seen_below, texture, c, geometry, periodic=periodic
         )
+        return (above, upper_layers(rho)), visible
 
-    start = ground_scene(layers.rho[:, -1, -1], c)
+    deepest = layers.rho[:, -1, -1:]
+    like = upper_layers(layers.rho[:, -1])
+    start = ground_scene(deepest[:, 0], c), jnp.broadcast_to(deepest, like.shape)
     by_slice = jnp.moveaxis(layers.rho, 1, 0)
     xs = (by_slice, layers.height_nm, layers.step_px, seen, seen_below)
     _, images = jax.lax.scan(one_slice, start, xs, reverse=True)

@@ -16,8 +16,8 @@ import fibsim
 from fibsim.interaction import bulk_yields, channel_coefficients
 from fibsim.interaction_table import evaluate, interaction_table
 from fibsim.layers import Texture, mean_chords_nm
-from fibsim.openness import lay_depth, limited_gradient, openness
-from fibsim.render import surroundings
+from fibsim.openness import View, lay_depth, limited_gradient, openness
+from fibsim.render import render_slice, shares_seen, surroundings, upper_layers
 from fibsim.resample import average_depth
 from fibsim.specimens import make_specimen
 
@@ -295,15 +295,70 @@ def test_no_secondaries_leave_into_what_fills_a_pore(filled):
     )
     one = jax.tree.map(lambda leaf: leaf[0], channel_coefficients(lens))
     one = dataclasses.replace(one, edge_gain=jnp.asarray(0.0))
-    near = surroundings(rho, texture, one, lens.geometry, periodic=True)
+    near = surroundings(rho, rho, texture, one, lens.geometry, periodic=True)
     of_backscatter, of_secondaries = (
-        np.asarray(factor[:, 0]) - 1 for factor in (near.bse_factor, near.se_factor)
+        np.asarray(factor[0, :, 0]) - 1 for factor in (near.bse_factor, near.se_factor)
     )
     assert of_backscatter[10] > 0.05 and of_backscatter[37] < -0.05
     if filled:
         np.testing.assert_allclose(of_secondaries, 0.0, atol=1e-5)
     else:
         np.testing.assert_allclose(of_secondaries, of_backscatter / 2, rtol=1e-3, atol=1e-5)
+
+
+def one_channel(kev=4.0, **numbers):
+    """Coefficients of an upright backscatter channel, and its geometry and texture."""
+    lens = instrument(kev, tilt_deg=0.0, **numbers)
+    one = jax.tree.map(lambda leaf: leaf[1], channel_coefficients(lens))
+    texture = Texture(
+        chord_nm=jnp.asarray(40.0), period_nm=jnp.asarray(100.0), shares=jnp.asarray([1.0])
+    )
+    return one, lens.geometry, texture
+
+
+@pytest.mark.parametrize("top", [0, 1, 2])
+def test_what_surrounds_a_floor_does_not_know_where_slices_begin(top):
+    """Stripes of solid are as bright wherever in a slice they begin."""
+    one, geometry, texture = one_channel()
+    stripes = jnp.broadcast_to(jnp.asarray(Y[0] % 16 < 8, float), (1, 3, SIZE, SIZE))
+    begun = stripes * (jnp.arange(3) >= top)[:, None, None]
+
+    def around(rho):
+        near = surroundings(rho, upper_layers(stripes), texture, one, geometry, periodic=True)
+        return np.stack([near.bse_factor, near.se_factor, near.sideways])
+
+    np.testing.assert_allclose(around(begun)[:, top], around(stripes)[:, 0], atol=1e-6)
+    assert np.ptp(around(begun)[:, top]) > 0.1
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_film_closes_all_that_it_covers(layers):
+    """B under it by a power of 1 and the share of the slice that the film fills."""
+    one, geometry, texture = one_channel(lateral_exit=0.0, **FLAT)
+    film = jnp.broadcast_to((jnp.arange(3.0) < layers)[None, :, None, None], (1, 3, 8, 8))
+    film = film.astype(float)
+    height_nm = jnp.asarray([10.0, 20.0, 30.0]) / 6
+    scene = jnp.full((8, 8), 0.3), jnp.full((8, 8), 0.9)
+    seen = jnp.asarray([0.6, 0.5, 0.1])[:, None, None] * jnp.ones((3, 8, 8))
+    near = surroundings(film, upper_layers(film), texture, one, geometry, periodic=True)
+    (back, _), _ = render_slice(
+        scene, film, near, height_nm, seen, seen, texture, one, geometry, periodic=True
+    )
+    passed = np.exp(-float(one.bse_attenuation[0]) * float(height_nm[:layers].sum()))
+    expected = one.eta[0] * (1 - passed) + passed * 0.3 * 0.6 ** (1 + layers / 3)
+    np.testing.assert_allclose(back, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("walls_nm, emits", [(0.0, 1.0), (1e4, 0.8)])
+def test_a_shallow_floor_scatters_like_a_face(walls_nm, emits):
+    """Backscatter of an open floor; secondaries leave from the first nanometre at any depth."""
+    one, _, texture = one_channel(wall_emission=0.8)
+    whole = jnp.ones((2, 2))
+    view = View(face=0 * whole, depth_nm=walls_nm * whole, walls_nm=walls_nm * whole, open=whole,
+                secant=whole)  # fmt: skip
+    of_back, of_second, _ = shares_seen(view, texture, one)
+    np.testing.assert_allclose(of_back, emits, rtol=1e-6)
+    np.testing.assert_allclose(of_second, 0.8, rtol=1e-6)
 
 
 # Symmetry and resolution

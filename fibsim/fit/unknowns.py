@@ -53,14 +53,14 @@ class Unknown:
     scale: float = 1.0
 
 
-# Interaction leaves carry the uncertainty of the laws behind them: a range known to 20-30 %,
-# yields ratios and losses known within a factor of about two.
+# Interaction leaves carry the uncertainty of the laws behind them: a range known to 20 %, yields
+# ratios and losses known within a factor of up to two.
 _TABLE = {
-    "interaction.range_scale": Unknown(transform="log", prior_sd=0.3),
+    "interaction.range_scale": Unknown(transform="log", prior_sd=0.2),
     "interaction.se_escape_nm": Unknown(transform="log", prior_sd=0.3),
     "interaction.se_by_bse": Unknown(transform="log", prior_sd=0.5),
     "interaction.edge_gain": Unknown(transform="log", prior_sd=0.5),
-    "interaction.se_incidence": Unknown(transform="log", prior_sd=0.5),
+    "interaction.se_incidence": Unknown(transform="log", prior_sd=0.3),
     "interaction.bse_incidence": Unknown(transform="log", prior_sd=0.5),
     "interaction.bse_facing": Unknown(transform="linear", prior_sd=0.3),
     "interaction.wall_emission": Unknown(transform="log", prior_sd=0.15),
