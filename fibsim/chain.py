@@ -19,8 +19,9 @@ from fibsim.layers import Cuts, Texture, lean_layers
 from fibsim.milling import Milling
 from fibsim.openness import around, deepest_maps, face_view, lay_depth
 from fibsim.recording import focus_face, shade_face
-from fibsim.render import ground_scene, render_slice, shares_seen, surroundings, upper_layers
+from fibsim.render import ground_scene, render_slice, shares_seen
 from fibsim.resample import map_slices, shift_lateral, shift_whole
+from fibsim.surroundings import surroundings, upper_layers
 
 __all__ = ["Scene", "first_scene", "image_slices", "with_slices_below"]
 
@@ -35,7 +36,7 @@ class Scene:
         seen: `fibsim.render.shares_seen` of the face below.
         maps: its depth map, the solid around the way out, and its solid share
             (`fibsim.openness.lay_depth`).
-        rho: `fibsim.render.upper_layers` of the slice below.
+        rho: `fibsim.surroundings.upper_layers` of the slice below.
     """
 
     back: Float[Array, "channel y x"]

@@ -63,34 +63,38 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from fibsim.instrument import Geometry
 from fibsim.interaction import Coefficients
-from fibsim.layers import Layers, Texture, sublayer_borders, voxels_per_slice
+from fibsim.layers import Layers, Texture
 from fibsim.openness import View
-from fibsim.resample import filter_lateral, neighbour, shift_lateral, shift_whole
+from fibsim.resample import shift_lateral, shift_whole
+from fibsim.surroundings import (
+    Surroundings,
+    gaussian,
+    mean_rho,
+    median_depth_nm,
+    solid_shares,
+    surroundings,
+    upper_layers,
+    weighted,
+)
 
 __all__ = [
     "Emission",
-    "Surroundings",
     "ground_scene",
     "render_channel",
     "render_slice",
     "shares_seen",
-    "surroundings",
-    "upper_layers",
 ]
 
 # The calibrated numbers of the laws above.
 _SE_THROUGH = 1.3  # electrons that come by way of walls cross more surfaces
-_SE_FACING = 0.5
 _OPEN_POWER = 1.8
 _HIDDEN_WAYS = 0.42
 _REFLECTED_POWER = 0.2
 _DIRECTION_LOSS = 1.1
-_EXIT_DEPTHS = 5.0
 _PORE_SPREAD = 0.33
 _STEEPEST = 2.5  # secants beyond are rims
 _LEAST_OPEN = 1e-4  # keeps the slope of powers of open finite
@@ -104,22 +108,6 @@ class Emission:
 
     secondary: Float[Array, "slice y x"]
     backscatter: Float[Array, "slice y x"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What the neighbourhood of a pixel adds to the laws of its layer; ``(sublayer, y, x)``.
-
-    Attributes:
-        bse_factor, se_factor: g_b and g_s of the module docstring.
-        sideways: how much more than the column under the beam its surroundings attenuate, per nm
-            and times ``lateral_exit``.
-    """
-
-    bse_factor: Float[Array, "sublayer y x"]
-    se_factor: Float[Array, "sublayer y x"]
-    sideways: Float[Array, "sublayer y x"]
 
 
 @jax.custom_jvp
@@ -165,11 +153,6 @@ def _over_image(scalars, like: Array):
     return jax.tree.map(spread, scalars)
 
 
-def _weighted(weights: Float[Array, "phase ..."], values: Float[Array, "phase ..."]) -> Array:
-    """Sum over phases."""
-    return sum(weights[p] * values[p] for p in range(values.shape[0]))
-
-
 def _mixed(
     peak: Float[Array, "phase ..."], attenuation: Float[Array, "phase ..."], thickness_nm: Array
 ) -> tuple[Array, Array]:
@@ -177,11 +160,11 @@ def _mixed(
 
     ``k = sum of mu t`` and ``sum of mu t peak / k``, with t a layer's thickness of each phase.
     """
-    k = _weighted(attenuation, thickness_nm)
+    k = weighted(attenuation, thickness_nm)
     if len(peak) == 1:
         return k, peak[0]
     some = k > 0
-    emits = _weighted(attenuation * peak, thickness_nm)
+    emits = weighted(attenuation * peak, thickness_nm)
     return k, jnp.where(some, emits / jnp.where(some, k, 1.0), 0.0)
 
 
@@ -217,34 +200,6 @@ def shares_seen(view: View, texture: Texture, c: Coefficients) -> tuple[Array, A
     )
 
 
-def _emission_factors(
-    mean_rho: Float[Array, "phase sublayer y x"],
-    c: Coefficients,
-    geometry: Geometry,
-    periodic: bool,
-) -> tuple[Array, Array]:
-    """g_b and g_s of the module docstring, ``(sublayer, y, x)``."""
-    lean = jnp.tan(jnp.deg2rad(geometry.tilt_deg)) * c.edge_nm / geometry.pixel_nm
-
-    def beside_walls(near):
-        before, after = (neighbour(near, side, axis=-2, periodic=periodic) for side in (-1, 1))
-        return c.bse_facing * lean * (before - after) / 2
-
-    if len(mean_rho) == 1:
-        # The same for all channels, so its spectrum is computed once.
-        dense = mean_rho[0]
-        near = near_filled = _gaussian(dense, c.edge_nm, geometry, periodic)
-    else:
-        dense = _weighted(c.bse_attenuation / jnp.max(c.bse_attenuation), mean_rho)
-        near = _gaussian(dense, c.edge_nm, geometry, periodic)
-        # Secondaries leave into open space only, not into what fills a pore.
-        near_filled = _gaussian(sum(mean_rho), c.edge_nm, geometry, periodic)
-    edge = 1.0 + c.edge_gain * jnp.maximum(dense - near, 0.0)
-    bse_factor = edge + beside_walls(near)
-    se_factor = edge + _SE_FACING * beside_walls(near_filled)
-    return jnp.maximum(bse_factor, 0.0), jnp.maximum(se_factor, 0.0)
-
-
 def ground_scene(
     deepest: Float[Array, "phase y x"], coefficients: Coefficients
 ) -> tuple[Array, Array]:
@@ -257,91 +212,6 @@ def ground_scene(
         jnp.sum(c.eta * ground) * ones,
         jnp.sum(c.delta * (1.0 + c.se_by_bse * c.eta) * ground) * ones,
     )
-
-
-def _mean_rho(rho: Float[Array, "phase sublayer y x"]) -> Float[Array, "phase y x"]:
-    # Not weighted by thickness: what lies near a face counts more in what surrounds a beam and in
-    # what closes a pore. Weighted, the model explains up to 0.8 % less of the variance, fitted or
-    # not (experiments/forward_fidelity.py). A Python sum of a few arrays joins what follows in one
-    # loop, a reduction would not.
-    return sum(jnp.moveaxis(rho, 1, 0)) / rho.shape[1]
-
-
-def _weights_below(number: int) -> np.ndarray:
-    """Weights of the sub-layers of a slice and the next in the mean below each of the first's.
-
-    Sub-layer i ends at depth ``d_i`` under the face (`fibsim.layers.sublayer_borders`), and all
-    count alike below a face: so what lies from a to b under any layer counts with
-    ``i(b) - i(a)``, i being the inverse of d, to the depth of one slice.
-    """
-    top, bottom = (np.concatenate([v, 1.0 + v]) for v in sublayer_borders(number))
-    twice = 2 * voxels_per_slice(number)
-
-    def sublayers_to(border):
-        depth = np.clip(border - top[:number, None], 0.0, 1.0)
-        return (np.sqrt(1.0 + 4.0 * twice * depth) - 1.0) / 2.0
-
-    return ((sublayers_to(bottom) - sublayers_to(top)) / number)[:, :-1]
-
-
-def _means_below(
-    rho: Float[Array, "phase sublayer y x"], beneath: Float[Array, "phase upper y x"]
-) -> Float[Array, "phase sublayer y x"]:
-    """Mean to the depth of a slice below the top of each of its sub-layers."""
-    number = rho.shape[1]
-    deep = jnp.moveaxis(jnp.concatenate([rho, beneath[:, : number - 1]], axis=1), 1, 0)
-    each = [
-        sum(float(w) * layer for w, layer in zip(weights, deep, strict=True) if w > 0)
-        for weights in _weights_below(number)
-    ]
-    return jnp.stack(each, axis=1)
-
-
-def upper_layers(rho: Float[Array, "phase sublayer y x"]) -> Float[Array, "phase upper y x"]:
-    """The sub-layers that the slice above needs for its `surroundings`: all but the last."""
-    return rho[:, : max(rho.shape[1] - 1, 1)]
-
-
-def _shares(texture: Texture) -> Float[Array, " phase"]:
-    """Of each phase in the solid."""
-    return texture.shares / jnp.maximum(jnp.sum(texture.shares), _TINY)
-
-
-def _median_depth_nm(texture: Texture, c: Coefficients) -> Array:
-    """Median depth of backscattering in the mean mixture."""
-    return jnp.log(2.0) / jnp.maximum(jnp.sum(_shares(texture) * c.bse_attenuation), _TINY)
-
-
-def _gaussian(image: Array, width_nm: Array, geometry: Geometry, periodic: bool) -> Array:
-    variance = (width_nm / geometry.pixel_nm) ** 2
-    return filter_lateral(image, lambda q2: jnp.exp(-q2 * variance / 2), periodic=periodic)
-
-
-def surroundings(
-    rho: Float[Array, "phase sublayer y x"],
-    beneath: Float[Array, "phase upper y x"],
-    texture: Texture,
-    coefficients: Coefficients,
-    geometry: Geometry,
-    *,
-    periodic: bool,
-) -> Surroundings:
-    """`Surroundings` of a slice with fractions ``rho``, for one channel.
-
-    Args:
-        beneath: `upper_layers` of the slice below, in the frame of this one.
-    """
-    c, mean_rho = coefficients, _means_below(rho, beneath)
-    bse_factor, se_factor = _emission_factors(mean_rho, c, geometry, periodic)
-    # Of a single phase the spectrum is that of `_emission_factors`, one for all channels.
-    column = _weighted(c.bse_attenuation, mean_rho)
-    width_nm = _EXIT_DEPTHS * _median_depth_nm(texture, c)
-    if len(mean_rho) > 1:
-        around = _gaussian(column, width_nm, geometry, periodic)
-    else:
-        around = c.bse_attenuation[0] * _gaussian(mean_rho[0], width_nm, geometry, periodic)
-    sideways = c.lateral_exit * (jnp.maximum(around, 0.0) - column)
-    return Surroundings(bse_factor=bse_factor, se_factor=se_factor, sideways=sideways)
 
 
 def render_slice(
@@ -372,11 +242,11 @@ def render_slice(
     Returns:
         B and S at the top of the slice, and what is seen of them.
     """
-    c, mean_rho = coefficients, _mean_rho(rho)
-    filled = sum(mean_rho)
+    c, mean = coefficients, mean_rho(rho)
+    filled = sum(mean)
     # What comes by way of walls has met all phases.
-    release = c.se_by_bse * jnp.sum(_shares(texture) * c.delta)
-    depth_nm = _median_depth_nm(texture, c)
+    release = c.se_by_bse * jnp.sum(solid_shares(texture) * c.delta)
+    depth_nm = median_depth_nm(texture, c)
     pore_nm = texture.period_nm - texture.chord_nm
 
     def terms(rho, height_nm, near):
@@ -418,10 +288,10 @@ def render_slice(
     back = back + covered * (share[0] * spread - 1.0) * back
     # Once per slice, whatever its number of sub-layers.
     attenuation, height = _over_image((c.bse_attenuation, jnp.sum(height_nm)), filled)
-    crossed = _weighted(attenuation, mean_rho) * height
+    crossed = weighted(attenuation, mean) * height
     width_nm = jnp.sqrt(depth_nm**2 + (_PORE_SPREAD * pore_nm) ** 2)
     back = back + (1.0 - jnp.exp(-_DIRECTION_LOSS * crossed)) * (
-        _gaussian(back, width_nm, geometry, periodic) - back
+        gaussian(back, width_nm, geometry, periodic) - back
     )
     layers = (jnp.moveaxis(rho, 1, 0), height_nm, near)
 

@@ -17,9 +17,10 @@ from fibsim.interaction import bulk_yields, channel_coefficients
 from fibsim.interaction_table import evaluate, interaction_table
 from fibsim.layers import Texture, mean_chords_nm
 from fibsim.openness import View, lay_depth, limited_gradient, openness
-from fibsim.render import render_slice, shares_seen, surroundings, upper_layers
+from fibsim.render import render_slice, shares_seen
 from fibsim.resample import average_depth
 from fibsim.specimens import make_specimen
+from fibsim.surroundings import surroundings, upper_layers
 
 SLICES, DEPTH, SIZE, MIDDLE = 4, 36, 48, 24
 LAYER_NM = 10.0 / 3  # three layers a slice, as many as sub-layers
