@@ -1,7 +1,7 @@
 """What does each term of the forward model contribute? Switched off one at a time.
 
 Claim: what is seen through pores, the beam's tilt and the way out of pores make the image (0.34 to
-0.64 of the variance each); ways out other than straight give 0.10 to 0.11, the other terms 0.00 to
+0.72 of the variance each); ways out other than straight give 0.09 to 0.11, the other terms 0.00 to
 0.06 each on average, but up to 0.4 where they matter: solid that shines through, its closing and
 its loss of direction in backscatter at 5 kV. Tables instead of laws matter for secondaries of a
 specimen of two materials (0.9 and more in resin: the law has one yield for all solids).
@@ -10,46 +10,47 @@ Command: ``python experiments/ablation.py --recordings FOLDER [--electrons 100]`
 recordings of experiments/specimen_fidelity.py (10 minutes of one core). Each term is switched
 off alone, all other numbers stay at their defaults, nothing is fitted but gain and offset of each
 signal. Mean explained shares of the noise-free variance of eight specimens, and the mean drop
-(509 s on a busy core)::
+(345 s of one core)::
 
     tilt 0 degrees
     switched off                SE 1 kV   2 kV   5 kV   BSE 1 kV   2 kV   5 kV    drop
-    full model                   0.984   0.974   0.958    0.979   0.975   0.955   0.000
-    behind open pores            0.629   0.588   0.535    0.604   0.602   0.505   0.394
-    behind solid                 0.982   0.965   0.931    0.979   0.954   0.816   0.033
-    escape from pores            0.199   0.246   0.450    0.254   0.320   0.505   0.642
-    ways other than straight     0.918   0.885   0.825    0.880   0.874   0.779   0.111
-    - by way of walls            0.967   0.946   0.901    0.936   0.928   0.849   0.050
-    - past overhangs             0.962   0.947   0.923    0.959   0.962   0.936   0.023
-    closing                      0.982   0.967   0.945    0.979   0.966   0.893   0.016
-    incidence                    0.970   0.952   0.925    0.977   0.974   0.956   0.012
-    edges                        0.981   0.965   0.946    0.976   0.974   0.958   0.004
-    sideways exit                0.981   0.969   0.954    0.975   0.967   0.944   0.006
-    direction loss               0.983   0.973   0.953    0.979   0.976   0.930   0.005
-    secondaries by backscatter   0.962   0.934   0.874    0.979   0.975   0.955   0.024
-    tables                       0.861   0.851   0.863    0.977   0.975   0.954   0.057
+    full model                    0.984   0.976   0.962     0.984   0.981   0.958   0.000
+    behind open pores             0.629   0.589   0.538     0.603   0.605   0.513   0.395
+    behind solid                  0.981   0.966   0.936     0.983   0.959   0.822   0.033
+    escape from pores             0.165   0.182   0.342     0.168   0.206   0.449   0.722
+    ways other than straight      0.919   0.890   0.835     0.887   0.886   0.797   0.105
+    - by way of walls             0.969   0.952   0.913     0.945   0.942   0.869   0.043
+    - past overhangs              0.964   0.950   0.927     0.966   0.969   0.938   0.022
+    closing                       0.980   0.968   0.949     0.984   0.970   0.893   0.017
+    incidence                     0.974   0.961   0.937     0.983   0.981   0.959   0.008
+    edges                         0.981   0.967   0.947     0.981   0.981   0.963   0.005
+    sideways exit                 0.980   0.969   0.956     0.972   0.969   0.947   0.009
+    direction loss                0.981   0.973   0.951     0.982   0.976   0.929   0.009
+    secondaries by backscatter    0.961   0.935   0.881     0.984   0.981   0.958   0.024
+    tables                        0.858   0.853   0.861     0.981   0.981   0.958   0.059
     tilt 38 degrees
     switched off                SE 1 kV   2 kV   5 kV   BSE 1 kV   2 kV   5 kV    drop
-    full model                   0.974   0.969   0.951    0.974   0.967   0.945   0.000
-    tilt                         0.691   0.645   0.573    0.668   0.623   0.404   0.363
-    behind open pores            0.698   0.654   0.589    0.666   0.642   0.495   0.340
-    behind solid                 0.972   0.960   0.935    0.975   0.953   0.809   0.030
-    escape from pores            0.332   0.397   0.532    0.403   0.440   0.525   0.525
-    ways other than straight     0.934   0.904   0.840    0.904   0.881   0.743   0.096
-    - by way of walls            0.970   0.954   0.910    0.952   0.935   0.832   0.038
-    - past overhangs             0.964   0.952   0.924    0.959   0.955   0.917   0.018
-    closing                      0.972   0.962   0.944    0.974   0.958   0.884   0.015
-    incidence                    0.967   0.956   0.920    0.972   0.967   0.947   0.009
-    edges                        0.969   0.956   0.923    0.965   0.959   0.954   0.009
-    sideways exit                0.973   0.965   0.952    0.970   0.956   0.934   0.005
-    direction loss               0.972   0.964   0.927    0.973   0.960   0.891   0.016
-    secondaries by backscatter   0.968   0.945   0.893    0.974   0.967   0.945   0.015
-    tables                       0.853   0.853   0.880    0.968   0.964   0.945   0.053
+    full model                    0.973   0.970   0.952     0.975   0.971   0.952   0.000
+    tilt                          0.689   0.640   0.564     0.660   0.615   0.405   0.370
+    behind open pores             0.699   0.656   0.593     0.666   0.645   0.504   0.338
+    behind solid                  0.970   0.960   0.938     0.974   0.955   0.817   0.030
+    escape from pores             0.190   0.235   0.394     0.190   0.237   0.439   0.685
+    ways other than straight      0.936   0.910   0.848     0.909   0.894   0.765   0.089
+    - by way of walls             0.971   0.960   0.918     0.957   0.948   0.855   0.031
+    - past overhangs              0.965   0.954   0.925     0.962   0.960   0.922   0.017
+    closing                       0.970   0.961   0.945     0.974   0.959   0.886   0.016
+    incidence                     0.967   0.959   0.925     0.974   0.971   0.953   0.007
+    edges                         0.967   0.956   0.923     0.963   0.960   0.959   0.011
+    sideways exit                 0.975   0.968   0.953     0.970   0.962   0.939   0.004
+    direction loss                0.969   0.962   0.922     0.971   0.958   0.895   0.019
+    secondaries by backscatter    0.968   0.947   0.900     0.975   0.971   0.952   0.013
+    tables                        0.851   0.852   0.873     0.965   0.966   0.952   0.056
 
-Edges make backscatter at 5 kV worse on average (0.003 at 0, 0.009 at 38 degrees). Largest drops:
-behind solid 0.41 (electrode, BSE 5 kV), closing 0.20 and direction loss 0.13 (zirconia waves, BSE
-5 kV), by way of walls 0.20 (copper fibres, BSE 5 kV), incidence 0.06 and secondaries by
-backscatter 0.11 (copper fibres, SE 5 kV), sideways exit 0.04 (electrode, BSE 5 kV).
+Edges make backscatter at 5 kV worse on average (0.005 at 0, 0.007 at 38 degrees). Largest drops:
+behind solid 0.41 (electrode, BSE 5 kV), closing 0.21 and direction loss 0.12 (zirconia waves, BSE
+5 kV), by way of walls 0.18 (copper fibres, BSE 5 kV), incidence 0.06 (copper fibres, SE 5 kV) and
+secondaries by backscatter 0.10 (gold, one level, SE 5 kV), sideways exit 0.04 (electrode, BSE 5
+kV).
 """
 
 import argparse
