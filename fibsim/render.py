@@ -189,8 +189,8 @@ def shares_seen(view: View, texture: Texture, c: Coefficients) -> tuple[Array, A
     log_secant = jnp.log(jnp.minimum(view.secant, _STEEPEST))
     shallow = 1.0 - (1.0 - emission) * (1.0 - crossing)
     past_b, past_s = (
-        c * past * jnp.exp(exponent * log_secant)
-        for c, exponent in zip((shallow, emission), exponents, strict=True)
+        emits * past * jnp.exp(exponent * log_secant)
+        for emits, exponent in zip((shallow, emission), exponents, strict=True)
     )
     behind = 1.0 - view.face
     return (

@@ -84,7 +84,8 @@ def _weights_below(number: int) -> np.ndarray:
 
     Sub-layer i ends at depth ``d_i`` under the face (`fibsim.layers.sublayer_borders`), and all
     count alike below a face: so what lies from a to b under any layer counts with
-    ``i(b) - i(a)``, i being the inverse of d, to the depth of one slice.
+    ``i(b) - i(a)``, i being the inverse of d, to the depth of one slice. The next slice is taken
+    to be as thick.
     """
     top, bottom = (np.concatenate([v, 1.0 + v]) for v in sublayer_borders(number))
     twice = 2 * voxels_per_slice(number)
