@@ -67,7 +67,7 @@ def first_scene(
     back, second, leaning = (v[0] for v in map_slices(ground, deepest))
     nothing = jnp.zeros_like(back)
     seen = jnp.stack([jnp.ones_like(back), jnp.ones_like(back), nothing], axis=1)
-    rho = jnp.broadcast_to(leaning, upper_layers(mean[-1]).shape)
+    rho = upper_layers(jnp.broadcast_to(leaning, mean[-1].shape))
     return Scene(back=back, second=second, seen=seen, maps=deepest_maps(back[0]), rho=rho)
 
 

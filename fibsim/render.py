@@ -73,7 +73,6 @@ from fibsim.resample import shift_lateral, shift_whole
 from fibsim.surroundings import (
     Surroundings,
     gaussian,
-    mean_rho,
     median_depth_nm,
     solid_shares,
     surroundings,
@@ -214,6 +213,13 @@ def ground_scene(
     )
 
 
+def _mean_rho(rho: Float[Array, "phase sublayer y x"]) -> Float[Array, "phase y x"]:
+    """Mean over the sub-layers of a slice, each counted alike."""
+    # Not weighted by thickness: what lies near a face counts more in what closes a pore. A Python
+    # sum of a few arrays joins what follows in one loop, a reduction would not.
+    return sum(jnp.moveaxis(rho, 1, 0)) / rho.shape[1]
+
+
 def render_slice(
     scene: tuple[Array, Array],
     rho: Float[Array, "phase sublayer y x"],
@@ -242,7 +248,7 @@ def render_slice(
     Returns:
         B and S at the top of the slice, and what is seen of them.
     """
-    c, mean = coefficients, mean_rho(rho)
+    c, mean = coefficients, _mean_rho(rho)
     filled = sum(mean)
     # What comes by way of walls has met all phases.
     release = c.se_by_bse * jnp.sum(solid_shares(texture) * c.delta)
@@ -340,9 +346,9 @@ def render_channel(
         )
         return (above, upper_layers(rho)), visible
 
-    deepest = layers.rho[:, -1, -1:]
-    like = upper_layers(layers.rho[:, -1])
-    start = ground_scene(deepest[:, 0], c), jnp.broadcast_to(deepest, like.shape)
+    last = layers.rho[:, -1]
+    beneath = jnp.broadcast_to(last[:, -1:], last.shape)
+    start = ground_scene(last[:, -1], c), upper_layers(beneath)
     by_slice = jnp.moveaxis(layers.rho, 1, 0)
     xs = (by_slice, layers.height_nm, layers.step_px, seen, seen_below)
     _, images = jax.lax.scan(one_slice, start, xs, reverse=True)

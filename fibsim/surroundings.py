@@ -19,7 +19,6 @@ from fibsim.resample import filter_lateral, neighbour
 __all__ = [
     "Surroundings",
     "gaussian",
-    "mean_rho",
     "median_depth_nm",
     "solid_shares",
     "surroundings",
@@ -70,20 +69,12 @@ def gaussian(image: Array, width_nm: Array, geometry: Geometry, periodic: bool) 
     return filter_lateral(image, lambda q2: jnp.exp(-q2 * variance / 2), periodic=periodic)
 
 
-def mean_rho(rho: Float[Array, "phase sublayer y x"]) -> Float[Array, "phase y x"]:
-    """Mean over the sub-layers of a slice, each counted alike."""
-    # Not weighted by thickness: what lies near a face counts more in what surrounds a beam and in
-    # what closes a pore. Weighted, the model explains up to 0.8 % less of the variance, fitted or
-    # not (experiments/forward_fidelity.py). A Python sum of a few arrays joins what follows in one
-    # loop, a reduction would not.
-    return sum(jnp.moveaxis(rho, 1, 0)) / rho.shape[1]
-
-
 def _weights_below(number: int) -> np.ndarray:
     """Weights of the sub-layers of a slice and the next in the mean below each of the first's.
 
     Sub-layer i ends at depth ``d_i`` under the face (`fibsim.layers.sublayer_borders`), and all
-    count alike below a face: so what lies from a to b under any layer counts with
+    count alike below a face, so that what is near counts more (by thickness the model explains
+    less, experiments/forward_fidelity.py): what lies from a to b under any layer counts with
     ``i(b) - i(a)``, i being the inverse of d, to the depth of one slice. The next slice is taken
     to be as thick.
     """
