@@ -127,6 +127,7 @@ def segmentations(
     """Name and expected solid fraction of every way to go."""
     grey = grey_levels(stack)
     content = load_instrument(options.out / "instrument.yaml")
+    start = load_instrument(options.out / "instrument_start.yaml")
     fitted = source_from_file(options.out / "instrument.yaml")
     default = textbook(fitted)
 
@@ -161,6 +162,7 @@ def segmentations(
                 Path(folder),
                 segmenter=networks["fitted, randomised"],
                 content=content,
+                prior=start.instrument,
                 settings=how,
                 seed=options.seed,
                 progress=lambda name: lambda done, total, text: None,
@@ -173,6 +175,7 @@ def segmentations(
             stack,
             volumes["fitted, randomised"],
             content.instrument,
+            prior=start.instrument,
             ground=content.ground,
             regression=PRESETS["standard"].regression,
             settings=VolumeRefinement(),

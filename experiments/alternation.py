@@ -158,6 +158,7 @@ def run(name: str, seed: int, rounds: int, with_control: bool) -> None:
             folder / "c",
             segmenter=first,
             content=instrument_file_of(fit),
+            prior=fit.start_instrument,
             settings=AlternationSettings(
                 rounds=rounds, train=settings_of(RETRAIN, 2e-3), data=DATA
             ),

@@ -5,8 +5,9 @@ volume is never worse than the network's by more than 0.002 in Dice, and better 
 
 Command: ``python experiments/refinement.py OUT [--stacks 4] [--slices 32] [--side 96]`` with OUT a
 finished ``fibnet reconstruct`` (two minutes per stack on 2 cores). Every stack has another
-instrument and specimen, drawn around OUT's as in training; the refit starts from OUT's instrument,
-as it does for a recording. Slices that count are those with known ground beneath.
+instrument and specimen, drawn around OUT's as in training; the refit starts from OUT's instrument
+with the priors of OUT's fit, as it does for a recording. Slices that count are those with known
+ground beneath.
 
 Measured (the independent Monte Carlo's stack after a round, 32 slices of 96 x 96)::
 
@@ -34,6 +35,7 @@ from fibnet.presets import PRESETS
 from fibnet.refine import VolumeRefinement, regress_and_refine
 from fibnet.segment import predict
 from fibnet.segmenter import load_segmenter
+from fibsim.instrument_file import load_instrument
 from fibsim.stack import virtual_stack
 
 
@@ -46,6 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     # Without ground: how far a part of a stack stands above it would have to be told.
     source = dataclasses.replace(source_from_file(options.out / "instrument.yaml"), ground=None)
+    prior = load_instrument(options.out / "instrument_start.yaml").instrument
     segmenter = load_segmenter(options.out / "model")
     data = deep_enough(SimulatedData(slices=options.slices, side_px=options.side), source)
     draw = jax.jit(draw_training_stack, static_argnums=1)
@@ -59,6 +62,7 @@ def main() -> None:
             virtual_stack(images, source.instrument),
             network,
             source.instrument,
+            prior=prior,
             regression=PRESETS["standard"].regression,
             settings=VolumeRefinement(),
             seed=number,

@@ -38,7 +38,7 @@ from fibsim.fit import (
 )
 from fibsim.fit.resemble import resembling_kinds
 from fibsim.fit.start import tilt_is_held
-from fibsim.instrument import leaves_by_name
+from fibsim.instrument import Instrument, leaves_by_name
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.io import atomic_write_text, read_volume, write_volume
 from fibsim.milling import nominal_milling
@@ -86,6 +86,7 @@ def alternate(
     *,
     segmenter: Segmenter,
     content: InstrumentFile,
+    prior: Instrument,
     settings: AlternationSettings,
     seed: int,
     progress: Callable[[str], Callable[[int, int, str], None]],
@@ -96,7 +97,9 @@ def alternate(
         stack: the recorded stack.
         folder: for the rounds' results.
         segmenter: trained on ``content``.
-        content: instrument and specimen of the first stage; the priors stay centred on it.
+        content: instrument and specimen of the first stage.
+        prior: centre of the priors, where the first stage started. Not what it found: that came of
+            the same stack, and its chance errors would stay.
         progress: name -> callback (done, total, text).
 
     Returns:
@@ -108,7 +111,7 @@ def alternate(
     fraction = _kept(
         folder / "fraction.tif", lambda: _segment(segmenter, grey, progress), stack.voxel_nm
     )
-    first, records = content, []
+    records = []
     for number in range(1, settings.rounds + 1):
         # Else nothing can be learned: the reader sees it in the report.
         if not has_both_phases(fraction):
@@ -116,7 +119,7 @@ def alternate(
         here = folder / f"round_{number}"
         here.mkdir(parents=True, exist_ok=True)
         regressed = _regress(
-            stack, fraction, here, content, first, settings.regression, seed, progress
+            stack, fraction, here, content, prior, settings.regression, seed, progress
         )
         content = _generator(stack, fraction, here, regressed, seed, progress)
         if not (here / "round.json").exists():
@@ -161,7 +164,7 @@ def _listed(residual: ChannelResidual) -> dict[str, list[float]]:
     return {k: [float(x) for x in v] for k, v in dataclasses.asdict(residual).items()}
 
 
-def _regress(stack, fraction, here, content, first, settings, seed, progress) -> InstrumentFile:
+def _regress(stack, fraction, here, content, prior, settings, seed, progress) -> InstrumentFile:
     """The refitted instrument, and in ``regression.json`` how it came about."""
     path = here / "regressed.yaml"
     if not path.exists():
@@ -170,7 +173,7 @@ def _regress(stack, fraction, here, content, first, settings, seed, progress) ->
             stack,
             fraction,
             content.instrument,
-            prior=first.instrument,
+            prior=prior,
             ground=content.ground,
             settings=settings,
             seed=seed,

@@ -51,6 +51,7 @@ from fibsim.fit import (
     instrument_file_of,
     statements,
 )
+from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.stack import Stack
 
@@ -170,6 +171,11 @@ class _Job:
         """Folder of the alternation."""
         return self.out / "adapt"
 
+    @property
+    def prior(self) -> Instrument:
+        """Centre of the priors of every refit: where the fit started."""
+        return load_instrument(self.out / "instrument_start.yaml").instrument
+
     def adapt(self) -> None:
         if not self.rounds:
             return
@@ -187,6 +193,7 @@ class _Job:
             self.adapted,
             segmenter=load_segmenter(start / "model"),
             content=load_instrument(start / "instrument.yaml"),
+            prior=self.prior,
             settings=AlternationSettings(
                 rounds=self.rounds,
                 train=self.preset.retrain,
@@ -233,6 +240,7 @@ class _Job:
             self.stack,
             stack_io.read_volume(self.out / "network_fraction.tif"),
             content.instrument,
+            prior=self.prior,
             ground=content.ground,
             regression=self.preset.regression,
             settings=self.preset.refinement,

@@ -276,6 +276,7 @@ def regress_and_refine(
     fraction: Float[np.ndarray, "slice y x"],
     instrument: Instrument,
     *,
+    prior: Instrument,
     ground: Ground | None = None,
     regression: RegressionSettings,
     settings: VolumeRefinement,
@@ -285,7 +286,8 @@ def regress_and_refine(
     """Refit the instrument to the stack as segmented, and refine the volume by it.
 
     Args:
-        instrument: fitted to the stack without a segmentation; centre of the priors.
+        instrument: fitted to the stack; where the refit starts.
+        prior: centre of its priors, as in `fibnet.alternate.alternate`.
         ground: dense ground below the stack, if it has one.
 
     Returns:
@@ -306,6 +308,7 @@ def regress_and_refine(
             stack,
             refined,
             instrument,
+            prior=prior,
             ground=ground,
             settings=regression,
             seed=seed,

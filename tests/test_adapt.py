@@ -21,8 +21,9 @@ from fibnet.reporting import _adaptation_section
 from fibnet.segmenter import load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
 from fibnet.train import TrainSettings, train
-from fibsim.fit import RegressionSettings
+from fibsim.fit import RegressionSettings, regress_instrument
 from fibsim.fit.resemble import Resemblance
+from fibsim.instrument import leaves_by_name, replace_by_name
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.io import read_volume
 from fibsim.presets import make_instrument
@@ -139,13 +140,14 @@ def quiet(name):
     return lambda done, total, text: None
 
 
-def rounds(problem, segmenter, folder, progress=quiet):
+def rounds(problem, segmenter, folder, progress=quiet, prior=None):
     stack, content, settings = problem
     return alternate(
         stack,
         folder,
         segmenter=segmenter,
         content=content,
+        prior=prior or content.instrument,
         settings=settings,
         seed=0,
         progress=progress,
@@ -205,6 +207,26 @@ def test_a_network_that_explains_less_is_not_kept(problem, segmenter, tmp_path, 
     assert last is segmenter
 
 
+def test_refits_have_the_priors_given_not_the_result_before(
+    problem, segmenter, tmp_path, monkeypatch
+):
+    stack, content, settings = problem
+    known = leaves_by_name(content.instrument)["interaction.se_escape_nm"]
+    prior = replace_by_name(content.instrument, {"interaction.se_escape_nm": 1.3 * known})
+    seen = []
+
+    def regress(*args, **kwargs):
+        seen.append((args[2], kwargs["prior"]))
+        return regress_instrument(*args, **kwargs)
+
+    monkeypatch.setattr(rounds_of, "regress_instrument", regress)
+    problem = stack, content, dataclasses.replace(settings, rounds=1)
+    rounds(problem, segmenter, tmp_path, prior=prior)
+    (start, centre), *_ = seen
+    assert leaves_by_name(start)["interaction.se_escape_nm"] == known
+    assert leaves_by_name(centre)["interaction.se_escape_nm"] == pytest.approx(1.3 * known)
+
+
 def test_training_goes_on_from_a_network(source, segmenter, tmp_path):
     """With a step of zero length the network stays what it was."""
     how = TrainSettings(steps=2, learning_rate=0.0, vector_rate=0.0)
@@ -231,8 +253,19 @@ def test_the_stage_leaves_what_later_stages_use(problem, segmenter, tmp_path, mo
     )
     monkeypatch.setitem(PRESETS, "quick", quick)
 
+    other = replace_by_name(content.instrument, {"interaction.se_escape_nm": jnp.asarray(0.9)})
+    begin = dataclasses.replace(content, instrument=other)
+    centres = []
+
     def fit(job):
         save_instrument(job.out / "instrument.yaml", content)
+        save_instrument(job.out / "instrument_start.yaml", begin)
+
+    def regress(*args, prior, **kwargs):
+        centres.append(leaves_by_name(prior)["interaction.se_escape_nm"])
+        return regress_instrument(*args, prior=prior, **kwargs)
+
+    monkeypatch.setattr(rounds_of, "regress_instrument", regress)
 
     def first(job):
         save_segmenter(job.out / "model", segmenter)
@@ -258,6 +291,7 @@ def test_the_stage_leaves_what_later_stages_use(problem, segmenter, tmp_path, mo
         with pytest.raises(KeyboardInterrupt):
             run()
     assert run() is None
+    np.testing.assert_allclose(centres, 0.9, rtol=1e-5)
     records = json.loads((tmp_path / "adapt.json").read_text())
     assert len(records) == 1
     folder = tmp_path / "adapt" / ("round_1" if records[0]["kept"] else "start")

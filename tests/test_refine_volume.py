@@ -131,6 +131,7 @@ def test_of_one_phase_nothing_is_refined(problem):
         stack,
         nearly_one,
         regression.instrument,
+        prior=regression.instrument,
         regression=RegressionSettings(),
         settings=VolumeRefinement(),
         seed=0,
@@ -143,9 +144,11 @@ def test_refits_go_on_until_interfaces_rest(problem, monkeypatch):
     """Every refit sees the volume refined before, every refinement starts from the network's."""
     stack, _, probability, _, regression = problem
     levels, given, starts = iter([0.2, 0.1, 0.01, 0.3]), [], []
+    centre = dataclasses.replace(regression.instrument)
 
-    def regress(_, volume, *args, **kwargs):
+    def regress(_, volume, *args, prior, **kwargs):
         given.append(volume)
+        assert prior is centre
         return dataclasses.replace(regression, level_px=next(levels))
 
     def refined(_, volume, *args, **kwargs):
@@ -158,6 +161,7 @@ def test_refits_go_on_until_interfaces_rest(problem, monkeypatch):
         stack,
         probability,
         regression.instrument,
+        prior=centre,
         regression=RegressionSettings(),
         settings=VolumeRefinement(rounds=4),
         seed=0,

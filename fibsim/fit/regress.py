@@ -2,12 +2,14 @@
 
 Once a stack is segmented its specimen is known up to the segmentation's errors, and grey values
 can be compared pixel by pixel, in the robust likelihood of `fibsim.fit.robust`. The unknowns are
-those of the first stage, with priors centred on what it found, and for every slice its thickness,
-drift and brightness. And all interfaces may lie further out or in by a fraction of a pixel: a fit
-without labels can take the solid for thinner all around than it is and make up for it elsewhere,
-and a network that is trained on it does the same; pixel by pixel the two are told apart. The search
-runs on random crops, so that its cost hardly grows with the stack; then slices are gone through
-once more, block by block from the top, for their own numbers.
+those of the first stage, and for every slice its thickness, drift and brightness. And all
+interfaces may lie further out or in by a fraction of a pixel: a fit without labels can take the
+solid for thinner all around than it is and make up for it elsewhere, and a network that is trained
+on it does the same; pixel by pixel the two are told apart, in part. What that leaves open (the
+escape depth of secondaries also decides how far from a face's rim it is bright) the priors decide.
+They should be those of the first stage: what it found comes of the same stack, and would count
+twice. The search runs on random crops, so that its cost hardly grows with the stack; then slices
+are gone through once more, block by block from the top, for their own numbers.
 """
 
 import dataclasses
@@ -328,7 +330,7 @@ def regress_instrument(
         solid_probability: probability of solid, or a label, at every imaged face on the stack's
             own grid. May be a memory map.
         instrument: where to start.
-        prior: centre of the priors, what the first stage found; ``instrument`` if not given.
+        prior: centre of the priors, where the first stage started; ``instrument`` if not given.
         ground: dense ground below the stack, if it has one.
         unknowns: which leaves are free; `regression_unknowns` if not given.
         optimiser: any `optax.GradientTransformation`; Adam with a clipped norm if not given.
