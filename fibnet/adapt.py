@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fibnet.data import SimulatedData, Source, randomise
-from fibsim.fit.faces import level_field
+from fibsim.fit.faces import bulge, level_field
 from fibsim.fit.simulated import draw_specimen
 from fibsim.instrument import Instrument
 from fibsim.layers import grid_below
@@ -52,11 +52,13 @@ class Volume:
             face; ``(slice, y, x)``.
         levels: what to add to the field so that the solid fraction changes by -0.05 to 0.05, in
             equal steps.
+        bulge: of the field midway between faces (`fibsim.fit.faces.bulge`).
         slice_nm, pixel_nm: grid, static.
     """
 
     field: Float[Array, "slice y x"]
     levels: Float[Array, " level"]
+    bulge: Float[Array, ""]
     slice_nm: float = dataclasses.field(metadata=dict(static=True))
     pixel_nm: float = dataclasses.field(metadata=dict(static=True))
 
@@ -106,13 +108,15 @@ def volume_to_draw(
 
     firsts = [max(n - kept, 0) // 2 for n, kept in zip(probability.shape, _KEPT, strict=True)]
     middle = tuple(slice(f, f + kept) for f, kept in zip(firsts, _KEPT, strict=True))
-    field = gaussian_filter(level_field(probability[middle]), (0, _SMOOTH_PX, _SMOOTH_PX))
+    field = level_field(probability[middle], reach_px=slice_nm / pixel_nm)
+    field = gaussian_filter(field, (0, _SMOOTH_PX, _SMOOTH_PX))
     solid = float(np.mean(field > 0))
     changes = np.linspace(-_FRACTION_CHANGE, _FRACTION_CHANGE, _LEVELS)
     wanted = np.clip(solid + changes, 0.01, 0.99)
     return Volume(
         field=jnp.asarray(field),
         levels=jnp.asarray(-np.quantile(field, 1 - wanted), field.dtype),
+        bulge=jnp.asarray(bulge(field), field.dtype),
         slice_nm=slice_nm,
         pixel_nm=pixel_nm,
     )
@@ -146,7 +150,7 @@ def cut_volume(
     Enlarged or reduced alike in all directions by up to 15 %, and its level shifted so that the
     volume's solid fraction changes by up to 0.05 either way. Below what is imaged the volume goes
     on, mirrored where it ends; so it is at the sides of a volume smaller than ``shape``. Between
-    faces the field is linear, which interpolates shapes and not grey values.
+    faces the field is interpolated as in `fibsim.fit.faces.fill_slices`.
 
     Args:
         shape: layers and pixels of the part, static.
@@ -172,6 +176,8 @@ def cut_volume(
     for axis in range(3):
         weights = _axis_weights(positions[axis], starts[axis], counts[axis])
         part = jnp.moveaxis(jnp.tensordot(weights, part, axes=(1, axis)), 0, axis)
+    between = (positions[0] % 1.0)[:, None, None]
+    part = part + 4 * between * (1 - between) * volume.bulge
     at = jax.random.uniform(keys[4]) * (len(volume.levels) - 1)
     level = jnp.interp(at, jnp.arange(len(volume.levels)), volume.levels)
     return jnp.clip(0.5 + scale * (part + level), 0.0, 1.0)

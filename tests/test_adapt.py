@@ -85,6 +85,14 @@ def test_a_cut_without_change_is_the_volume_itself(truth, monkeypatch):
     agree = (label[:15] == faces[:15]) | ~both
     assert agree.mean() > 0.97
     np.testing.assert_allclose(part[15 + np.arange(4)], part[14 - np.arange(4)], atol=1e-4)
+    # As much is solid midway as at the faces; without the bulge the rarer phase is less.
+    flat = dataclasses.replace(volume, bulge=jnp.zeros(()))
+    plain = cut_volume(
+        flat, key=jax.random.key(0), shape=(20, 63, 63), layer_nm=10.0, imaged_nm=150.0
+    )
+    at_faces = jnp.clip(0.5 + volume.field, 0, 1)[:, :63, :63].mean()
+    missing = [float(at_faces - p[:15].mean()) for p in (part, plain)]
+    assert abs(missing[0]) < 0.003 and missing[1] > 0.006
 
 
 def test_half_of_the_stacks_come_from_the_volume(source, truth):

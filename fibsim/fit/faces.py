@@ -4,7 +4,11 @@ A segmentation knows the solid at every imaged face, on that image's own grid. W
 two faces is interpolated in a field whose zero is the interface, so that the slice may be as thick
 as it is: the field belongs to the faces and not to depths. Walls stay sharp since that field is the
 signed distance to the interface of the slice (shape-based interpolation, Raya & Udupa 1990,
-doi 10.1109/42.52980); with the probability itself they would fade from one slice to the next.
+doi 10.1109/42.52980); with the probability itself they would fade from one slice to the next. Where
+a feature ends between two faces, distances in the plane say too little: the rarer phase, whose
+distances are smaller, would end too soon. So they count up to the slice's thickness only, which no
+distance to the interface exceeds there, and a bulge is added between faces, such that as much is
+solid midway as at the faces.
 """
 
 import jax
@@ -27,6 +31,7 @@ from fibsim.milling import Milling
 from fibsim.resample import shift_lateral
 
 __all__ = [
+    "bulge",
     "expected_faces",
     "face_count",
     "face_surfaces",
@@ -35,15 +40,22 @@ __all__ = [
     "mirrored",
 ]
 
+# Pairs of faces that a bulge is taken from, and what it never exceeds (pixels, or logits).
+_PAIRS, _LARGEST_BULGE = 48, 4.0
+
 
 def level_field(
-    probability: Float[np.ndarray, "slice y x"],
+    probability: Float[np.ndarray, "slice y x"], *, reach_px: float = np.inf
 ) -> Float[np.ndarray, "slice y x"]:
     """Distance in pixels to the interface of the slice, positive in the solid.
 
     In pixels that the interface crosses it is ``p - 1/2``, since a calibrated probability is the
     fraction expected there. A slice without interface is as far from one as it is wide. The solid
     fraction of a pixel is ``clip(1/2 + field, 0, 1)``.
+
+    Args:
+        reach_px: distances are cut off at this, the slice's thickness in pixels where what lies
+            between slices is interpolated, at 1 at least.
     """
     probability = np.asarray(probability, np.float32)
     from scipy.ndimage import distance_transform_edt
@@ -59,7 +71,33 @@ def level_field(
         crossed = np.clip(image - 0.5, -0.5, 0.5)
         # Neighbours across the interface are at distance 1 and -1: it runs half a pixel away.
         out[k] = np.where(np.abs(distance) > 1, distance - np.sign(distance) / 2, crossed)
-    return out
+    reach = max(reach_px, 1.0)
+    return np.clip(out, -reach, reach)
+
+
+def _solid(field: Array, logit: bool) -> Array:
+    """Solid fraction where the field is known."""
+    return jax.nn.sigmoid(field) if logit else jnp.clip(0.5 + field, 0.0, 1.0)
+
+
+def bulge(field: Float[np.ndarray, "face y x"], *, logit: bool = False) -> float:
+    """What `fill_slices` is to add midway between faces so that as much is solid there as at them.
+
+    Of the mean over at most 48 pairs of faces, spread over the volume; 0 for a single face.
+    """
+    pairs = np.unique(np.linspace(0, len(field) - 2, _PAIRS).round().astype(int))
+    if len(field) < 2:
+        return 0.0
+    midway = jnp.asarray((field[pairs] + field[pairs + 1]) / 2)
+    at_faces = jnp.mean((_solid(field[pairs], logit) + _solid(field[pairs + 1], logit)) / 2)
+    low, high = -_LARGEST_BULGE, _LARGEST_BULGE
+    for _ in range(30):
+        middle = (low + high) / 2
+        if jnp.mean(_solid(midway + middle, logit)) < at_faces:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
 
 
 def mirrored(index: np.ndarray, count: int) -> np.ndarray:
@@ -85,18 +123,25 @@ def _labels(probability):
 
 
 def fill_slices(
-    field: Float[Array, "face y x"], sublayers: int, *, logit: bool = False
+    field: Float[Array, "face y x"],
+    sublayers: int,
+    *,
+    bulge: Array | float = 0.0,
+    logit: bool = False,
 ) -> Float[Array, "face-1 sublayer y x"]:
     """Solid fraction of the sub-layers between consecutive faces.
 
-    The field at their middles, the face's own in the first one, which is what a face shows. With
-    ``logit`` the field is the logit of the solid fraction instead of a `level_field`: walls of
+    The field at their middles, the face's own in the first one, which is what a face shows::
+
+        f(t) = (1 - t) f_k + t f_k+1 + 4 t (1 - t) bulge
+
+    With ``logit`` the field is the logit of the solid fraction instead of a `level_field`: walls of
     certain voxels are as sharp, and every voxel has a gradient.
     """
     middle = sum(sublayer_borders(sublayers)) / 2
     t = jnp.asarray(middle - middle[0], field.dtype)[:, None, None]
-    between = (1 - t) * field[:-1, None] + t * field[1:, None]
-    return jax.nn.sigmoid(between) if logit else jnp.clip(0.5 + between, 0.0, 1.0)
+    between = (1 - t) * field[:-1, None] + t * field[1:, None] + 4 * t * (1 - t) * bulge
+    return _solid(between, logit)
 
 
 def _shares_of_step(slices: int, sublayers: int) -> Float[np.ndarray, "sublayer fine"]:
@@ -137,6 +182,7 @@ def expected_faces(
     below_slices: int,
     sublayers: int,
     surfaces: tuple[Array, Array],
+    bulge: Array | float = 0.0,
     logit: bool = False,
 ) -> Float[Array, "channel slice y x"]:
     """Expected grey values of a stack whose faces are known; traceable.
@@ -156,6 +202,7 @@ def expected_faces(
             (`fibsim.layers.slices_of_steps`).
         sublayers: layers per slice.
         surfaces: `face_surfaces` of the whole volume.
+        bulge: of the whole volume's field, see `bulge`.
         logit: the field is that of `fill_slices` with ``logit``.
     """
     geometry = instrument.geometry
@@ -168,7 +215,7 @@ def expected_faces(
     steps = (1,) * num_slices + slices_of_steps(below_slices)
     firsts = np.cumsum((0, *steps))
     undrifted = jax.lax.map(undrift, (field, milling.drift_nm))
-    solid = _thicker(fill_slices(undrifted, sublayers, logit=logit), steps)
+    solid = _thicker(fill_slices(undrifted, sublayers, bulge=bulge, logit=logit), steps)
     phases = [solid] if instrument.num_phases == 1 else [solid, 1 - solid]
     mean = jnp.stack(phases, axis=1)
     rows = jax.tree.map(lambda leaf: leaf[firsts[:-1]], milling)

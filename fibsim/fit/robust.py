@@ -125,12 +125,14 @@ class Known:
         origin: centre of the unknowns' priors, in the free space.
         misfit: centre of the misfits' (log grey values); ``(channel,)``.
         surfaces: `fibsim.fit.faces.face_surfaces` of the volume.
+        bulge: `fibsim.fit.faces.bulge` of its field.
     """
 
     instrument: Instrument
     origin: dict[str, Array]
     misfit: Float[Array, " channel"]
     surfaces: tuple[Array, Array]
+    bulge: Float[Array, ""]
 
 
 Model = tuple[tuple[tuple[str, Unknown], ...], RegressionSettings]
@@ -181,6 +183,7 @@ def expected_crop(free, known: Known, crop: Crop, model: Model) -> tuple[Array, 
         below_slices=how.below_slices,
         sublayers=how.sublayers,
         surfaces=known.surfaces,
+        bulge=known.bulge,
     )
     return _seen(without_margin(expected, how.margin_px), instrument)
 
