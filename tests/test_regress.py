@@ -18,6 +18,7 @@ from fibsim.fit.faces import (
     face_surfaces,
     fill_slices,
     level_field,
+    middle,
     mirrored,
 )
 from fibsim.fit.regress import slice_weights
@@ -135,6 +136,14 @@ def test_as_much_is_solid_between_faces_as_at_them(fine, logit, lost, better):
     assert bulge(-field, logit=logit) == pytest.approx(-bulges["found"], abs=1e-3)
     np.testing.assert_array_equal(filled["found"][:, 0], filled["none"][:, 0])
     assert bulge(field[:1], logit=logit) == 0.0
+    assert bulge(np.full_like(field, 2.0), logit=logit) == 0.0
+
+
+def test_the_middle_stands_for_a_large_volume():
+    z, y, x = np.ogrid[:60, :600, :20]
+    part = middle(z * 10000 + y * 20 + x)
+    assert part.shape == (49, 512, 20)
+    assert part[0, 0, 0] == 5 * 10000 + 44 * 20 and part[-1, -1, -1] == 53 * 10000 + 555 * 20 + 19
 
 
 def test_distances_count_up_to_the_reach(fine):

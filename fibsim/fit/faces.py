@@ -37,11 +37,12 @@ __all__ = [
     "face_surfaces",
     "fill_slices",
     "level_field",
+    "middle",
     "mirrored",
 ]
 
-# Pairs of faces that a bulge is taken from, and what it never exceeds (pixels, or logits).
-_PAIRS, _LARGEST_BULGE = 48, 4.0
+# Faces and pixels that stand for a large volume, and what a bulge never exceeds (pixels, logits).
+_MIDDLE, _LARGEST_BULGE = (49, 512, 512), 4.0
 
 
 def level_field(
@@ -80,24 +81,36 @@ def _solid(field: Array, logit: bool) -> Array:
     return jax.nn.sigmoid(field) if logit else jnp.clip(0.5 + field, 0.0, 1.0)
 
 
+def middle(volume: Float[np.ndarray, "face y x"]) -> Float[np.ndarray, "face y x"]:
+    """The middle of a large volume, which stands for all of it: at most 49 faces of 512 x 512."""
+    firsts = [max(n - most, 0) // 2 for n, most in zip(volume.shape, _MIDDLE, strict=True)]
+    z, y, x = (slice(f, f + most) for f, most in zip(firsts, _MIDDLE, strict=True))
+    return volume[z, y, x]
+
+
 def bulge(field: Float[np.ndarray, "face y x"], *, logit: bool = False) -> float:
     """What `fill_slices` is to add midway between faces so that as much is solid there as at them.
 
-    Of the mean over at most 48 pairs of faces, spread over the volume; 0 for a single face.
+    From the `middle` of the field; 0 for a single face. The smallest that does, 4 at most.
     """
-    pairs = np.unique(np.linspace(0, len(field) - 2, _PAIRS).round().astype(int))
+    field = jnp.asarray(middle(field))
     if len(field) < 2:
         return 0.0
-    midway = jnp.asarray((field[pairs] + field[pairs + 1]) / 2)
-    at_faces = jnp.mean((_solid(field[pairs], logit) + _solid(field[pairs + 1], logit)) / 2)
-    low, high = -_LARGEST_BULGE, _LARGEST_BULGE
+    at_faces = (_mean_solid(field[1:], logit) + _mean_solid(field[:-1], logit)) / 2
+    midway = (field[1:] + field[:-1]) / 2
+    missing = at_faces - _mean_solid(midway, logit)
+    if missing == 0:
+        return 0.0
+    near, far = 0.0, float(np.copysign(_LARGEST_BULGE, missing))
     for _ in range(30):
-        middle = (low + high) / 2
-        if jnp.mean(_solid(midway + middle, logit)) < at_faces:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+        between = (near + far) / 2
+        still_missing = at_faces - _mean_solid(midway + between, logit)
+        near, far = (between, far) if still_missing * missing > 0 else (near, between)
+    return far
+
+
+def _mean_solid(field: Array, logit: bool) -> float:
+    return float(jnp.mean(_solid(field, logit)))
 
 
 def mirrored(index: np.ndarray, count: int) -> np.ndarray:

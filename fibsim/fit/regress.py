@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from fibsim.errors import InputError
 from fibsim.fit.descent import limited_adam, mean_of_last_quarter, update_by
-from fibsim.fit.faces import bulge, face_count, face_surfaces, level_field, mirrored
+from fibsim.fit.faces import bulge, face_count, face_surfaces, level_field, middle, mirrored
 from fibsim.fit.first_guess import grey_levels
 from fibsim.fit.robust import (
     Crop,
@@ -66,8 +66,6 @@ _OUTLIER_SD = 4.0
 _DEEP_PX = 1e3
 # A median absolute deviation times this is the standard deviation of a normal distribution.
 _MAD = 1.4826
-# Slices and pixels of a volume that the bulge between faces is taken from.
-_MIDDLE = (49, 512, 512)
 
 _expected_crop = jax.jit(expected_crop, static_argnums=3)
 _value_and_grad = jax.jit(jax.value_and_grad(regression_objective), static_argnums=3)
@@ -224,14 +222,6 @@ def _below(surfaces: np.ndarray, fraction: np.ndarray, stack: Stack) -> int:
     return slices_below({"chord_nm": period * (solid * (1 - solid)) ** 0.5}, stack.slice_nm)
 
 
-def _bulge(volume: np.ndarray, reach_px: float) -> float:
-    """`bulge` of the field that crops are taken from, of the middle of a large volume."""
-    count, *sides = (min(n, most) for n, most in zip(volume.shape, _MIDDLE, strict=True))
-    first = [(n - size) // 2 for n, size in zip(volume.shape, (count, *sides), strict=True)]
-    z, y, x = (slice(f, f + n) for f, n in zip(first, (count, *sides), strict=True))
-    return bulge(level_field(volume[z, y, x], reach_px=reach_px))
-
-
 def regression_unknowns(*, tilt_known: bool) -> dict[str, Unknown]:
     """`default_unknowns` without the noise, for which the misfit would be taken: it is measured at
     the end."""
@@ -279,7 +269,7 @@ def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
         origin=start_point(prior or instrument, {}, unknowns),
         misfit=free["misfit"],
         surfaces=(jnp.asarray(surfaces, dtype), jnp.asarray(fraction, dtype)),
-        bulge=jnp.asarray(_bulge(volume, where.reach_px), dtype),
+        bulge=jnp.asarray(bulge(level_field(middle(volume), reach_px=where.reach_px)), dtype),
     )
     return where, known, free, (tuple(unknowns.items()), settings)
 
