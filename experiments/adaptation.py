@@ -1,30 +1,31 @@
 """What does each step of the adaptation to a recorded stack bring, and what do others' bring?
 
 Claim: without labels the adaptation halves the error of a network trained for the textbook
-instrument (-40 % by the fit alone, -50 % with the volume refined, -53 % with a round of
-alternation). The fit brings most, drawing training stacks around an instrument instead of from it
-less. Histogram matching and Fourier domain adaptation make the randomised
-textbook network worse.
+instrument (-37 % by the fit alone, -53 % with the volume refined, -60 % with a round of
+alternation). The fit and the round bring most, drawing training stacks around an instrument instead
+of from it less. Histogram matching and Fourier domain adaptation make the randomised textbook
+network worse.
 
-Command: ``python experiments/adaptation.py OUT STACK --truth TRUTH [--tilt-deg 38]`` (20 minutes
-on 2 cores) with OUT a ``fibnet reconstruct`` of STACK whose stage fit is finished. The truth is
+Command: ``python experiments/adaptation.py OUT STACK --truth TRUTH [--tilt-deg 38]`` (10 to 20
+minutes) with OUT a ``fibnet reconstruct`` of STACK whose stage fit is finished. The truth is
 read for the scores alone.
 
 Measured on the independent Monte Carlo's nanoporous gold (network tiny, 600 steps, one seed; truth
 of experiments/face_fractions.py; two cores shared with other work)::
 
     trained for                    error  porosity (true 0.648)  seconds
-    defaults                      0.0267     0.659                    115
-    defaults, randomised          0.0234     0.653                     92
-    - histogram matching          0.0249     0.651                     18
-    - Fourier domain adaptation   0.0295     0.655                    112
-    fitted                        0.0161     0.661                     91
-    fitted, randomised            0.0150     0.656                     92
-    - one round of alternation    0.0126     0.649                    216
-    - refined                     0.0134     0.651                     98
+    defaults                      0.0298     0.660                     87
+    defaults, randomised          0.0253     0.657                     74
+    - histogram matching          0.0281     0.657                     15
+    - Fourier domain adaptation   0.0289     0.656                     86
+    fitted                        0.0189     0.667                     62
+    fitted, randomised            0.0170     0.662                     65
+    - one round of alternation    0.0118     0.651                    118
+    - refined                     0.0139     0.655                     81
 
-With earlier laws of imaging the rows were 0.0331, 0.0245, 0.0258, 0.0289, 0.0231, 0.0213, 0.0154
-and 0.0182.
+With means over slices instead of below layers, and priors of the refits around the fit, they were
+0.0267, 0.0234, 0.0249, 0.0295, 0.0161, 0.0150, 0.0126 and 0.0134; with earlier laws 0.0331, 0.0245,
+0.0258, 0.0289, 0.0231, 0.0213, 0.0154 and 0.0182.
 
 The refinement starts from the network without the round. The default specimen (35 % solid) happens
 to be near this one (35.2 %); its ligaments are 50 nm thick, those of the stack 33. One stack and

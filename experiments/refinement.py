@@ -12,13 +12,14 @@ ground beneath.
 Measured (the independent Monte Carlo's stack after a round, 32 slices of 96 x 96)::
 
     stack   network   refined   change   counted slices   interfaces moved, px
-        0    0.9780    0.9783  +0.0003          +0.0004                  0.016
-        1    0.9686    0.9686  -0.0001          -0.0000                  0.012
-        2    0.9675    0.9673  -0.0003          +0.0001                  0.023
-        3    0.9769    0.9796  +0.0026          +0.0030                  0.038
+        0    0.9777    0.9781  +0.0003          +0.0005                  0.015
+        1    0.9673    0.9682  +0.0009          +0.0013                  0.001
+        2    0.9676    0.9670  -0.0006          -0.0003                  0.029
+        3    0.9758    0.9785  +0.0027          +0.0030                  0.040
 
-Before sub-layers grew from the face down, the refit moved interfaces out by 0.05 to 0.09 pixels
-where there was next to nothing to move, and two of three stacks lost 0.0016 and 0.0019. On the
+By the law and the priors before, changes were +0.0003, -0.0001, -0.0003 and +0.0026. Before
+sub-layers grew from the face down, the refit moved interfaces out by 0.05 to 0.09 pixels where
+there was next to nothing to move, and two of three stacks lost 0.0016 and 0.0019. On the
 independent Monte Carlo's own stack the refinement brings +0.002 (experiments/label_free_gold.py).
 """
 
