@@ -220,6 +220,7 @@ def check_regression():
         origin={k: v + 0.1 for k, v in free["unknowns"].items()},
         misfit=free["misfit"] - 0.2,
         surfaces=(jnp.full(6, 0.3), jnp.full(6, 0.5)),
+        bulge=jnp.asarray(0.15),
     )
     model = (tuple(unknowns.items()), how)
     value = jax.jit(lambda free: regression_objective(free, known, crop, model))
@@ -261,7 +262,7 @@ def check_refinement():
     def functional(logit):
         expected = expected_faces(
             logit, lens, run, num_slices=SLICES, below_slices=5, sublayers=2, surfaces=surfaces,
-            logit=True,
+            bulge=0.4, logit=True,
         )  # fmt: skip
         return jnp.sum(robust_loss(grey, expected, lens, jnp.asarray([5.0, 8.0])))
 
