@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from fibnet.data import SimulatedData, Source, randomise
-from fibsim.fit.faces import bulge, level_field
+from fibsim.fit.faces import bulge_at, bulge_midway, central_part, level_field
 from fibsim.fit.simulated import draw_specimen
 from fibsim.instrument import Instrument
 from fibsim.layers import grid_below
@@ -52,7 +52,7 @@ class Volume:
             face; ``(slice, y, x)``.
         levels: what to add to the field so that the solid fraction changes by -0.05 to 0.05, in
             equal steps.
-        bulge: of the field midway between faces (`fibsim.fit.faces.bulge`).
+        bulge: of the field midway between faces (`fibsim.fit.faces.bulge_midway`).
         slice_nm, pixel_nm: grid, static.
     """
 
@@ -106,9 +106,7 @@ def volume_to_draw(
     """
     from scipy.ndimage import gaussian_filter
 
-    firsts = [max(n - kept, 0) // 2 for n, kept in zip(probability.shape, _KEPT, strict=True)]
-    middle = tuple(slice(f, f + kept) for f, kept in zip(firsts, _KEPT, strict=True))
-    field = level_field(probability[middle], reach_px=slice_nm / pixel_nm)
+    field = level_field(central_part(probability, _KEPT), reach_px=slice_nm / pixel_nm)
     field = gaussian_filter(field, (0, _SMOOTH_PX, _SMOOTH_PX))
     solid = float(np.mean(field > 0))
     changes = np.linspace(-_FRACTION_CHANGE, _FRACTION_CHANGE, _LEVELS)
@@ -116,7 +114,7 @@ def volume_to_draw(
     return Volume(
         field=jnp.asarray(field),
         levels=jnp.asarray(-np.quantile(field, 1 - wanted), field.dtype),
-        bulge=jnp.asarray(bulge(field), field.dtype),
+        bulge=jnp.asarray(bulge_midway(field), field.dtype),
         slice_nm=slice_nm,
         pixel_nm=pixel_nm,
     )
@@ -176,8 +174,7 @@ def cut_volume(
     for axis in range(3):
         weights = _axis_weights(positions[axis], starts[axis], counts[axis])
         part = jnp.moveaxis(jnp.tensordot(weights, part, axes=(1, axis)), 0, axis)
-    between = (positions[0] % 1.0)[:, None, None]
-    part = part + 4 * between * (1 - between) * volume.bulge
+    part = part + bulge_at(positions[0] % 1.0)[:, None, None] * volume.bulge
     at = jax.random.uniform(keys[4]) * (len(volume.levels) - 1)
     level = jnp.interp(at, jnp.arange(len(volume.levels)), volume.levels)
     return jnp.clip(0.5 + scale * (part + level), 0.0, 1.0)

@@ -31,7 +31,7 @@ from fibnet.adapt import has_both_phases
 from fibsim.fit import (
     RegressionResult,
     RegressionSettings,
-    bulge,
+    bulge_midway,
     expected_faces,
     face_count,
     face_surfaces,
@@ -97,7 +97,7 @@ def _gradient(
     milling: Milling,
     misfit: Float[Array, " channel"],
     surfaces: tuple[Array, Array],
-    between: Float[Array, ""],
+    bulge: Float[Array, ""],
     below: int,
     sublayers: int,
 ) -> tuple[Array, Float[Array, "face y x"]]:
@@ -112,7 +112,7 @@ def _gradient(
             below_slices=below,
             sublayers=sublayers,
             surfaces=surfaces,
-            bulge=between,
+            bulge=bulge,
             logit=True,
         )
         return jnp.sum(weight * robust_loss(grey, expected, instrument, misfit))
@@ -206,7 +206,7 @@ def refine_volume(
     counted = max(sum(float(t.weight.sum()) for t in tiles) * len(grey), 1.0)
     network = _logit(fraction)
     first = np.clip(network, -_LARGEST_LOGIT, _LARGEST_LOGIT)
-    between = jnp.asarray(bulge(first, logit=True), jnp.float32)
+    bulge = jnp.asarray(bulge_midway(first, logit=True), jnp.float32)
 
     def gradient_of(logit: np.ndarray) -> tuple[float, np.ndarray]:
         total, gradient = 0.0, np.zeros_like(logit)
@@ -222,7 +222,7 @@ def refine_volume(
                 run,
                 misfit,
                 surfaces,
-                between,
+                bulge,
                 below,
                 how.sublayers,
             )

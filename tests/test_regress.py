@@ -13,12 +13,12 @@ from fibsim.errors import InputError
 from fibsim.fit import RegressionSettings, Unknown, regress_instrument, stack_residual
 from fibsim.fit.faces import (
     _thicker,
-    bulge,
+    bulge_midway,
+    central_part,
     expected_faces,
     face_surfaces,
     fill_slices,
     level_field,
-    middle,
     mirrored,
 )
 from fibsim.fit.regress import slice_weights
@@ -119,7 +119,7 @@ def test_as_much_is_solid_between_faces_as_at_them(fine, logit, lost, better):
     field = level_field(faces, reach_px=2.5)
     if logit:
         field = np.log(np.clip(faces, 2e-3, 1 - 2e-3) / (1 - np.clip(faces, 2e-3, 1 - 2e-3)))
-    bulges = {"none": 0.0, "found": bulge(field, logit=logit)}
+    bulges = {"none": 0.0, "found": bulge_midway(field, logit=logit)}
     # Five sub-layers, the fourth of which has its middle near the middle of the slice.
     filled = {
         name: np.asarray(fill_slices(jnp.asarray(field), 5, bulge=value, logit=logit))
@@ -133,15 +133,15 @@ def test_as_much_is_solid_between_faces_as_at_them(fine, logit, lost, better):
     error = {n: np.mean((v - truth) ** 2) for n, v in filled.items()}
     assert error["found"] < better * error["none"]
     # Of the pores the same with the other sign, and at the faces nothing changes.
-    assert bulge(-field, logit=logit) == pytest.approx(-bulges["found"], abs=1e-3)
+    assert bulge_midway(-field, logit=logit) == pytest.approx(-bulges["found"], abs=1e-3)
     np.testing.assert_array_equal(filled["found"][:, 0], filled["none"][:, 0])
-    assert bulge(field[:1], logit=logit) == 0.0
-    assert bulge(np.full_like(field, 2.0), logit=logit) == 0.0
+    assert bulge_midway(field[:1], logit=logit) == 0.0
+    assert bulge_midway(np.full_like(field, 2.0), logit=logit) == 0.0
 
 
 def test_the_middle_stands_for_a_large_volume():
     z, y, x = np.ogrid[:60, :600, :20]
-    part = middle(z * 10000 + y * 20 + x)
+    part = central_part(z * 10000 + y * 20 + x)
     assert part.shape == (49, 512, 20)
     assert part[0, 0, 0] == 5 * 10000 + 44 * 20 and part[-1, -1, -1] == 53 * 10000 + 555 * 20 + 19
 

@@ -1,7 +1,7 @@
 """Fitting the simulator to a recorded stack, without labels."""
 
 from fibsim.fit.choose import fit_best_kind as fit_best_kind
-from fibsim.fit.faces import bulge as bulge
+from fibsim.fit.faces import bulge_midway as bulge_midway
 from fibsim.fit.faces import expected_faces as expected_faces
 from fibsim.fit.faces import face_count as face_count
 from fibsim.fit.faces import face_surfaces as face_surfaces
@@ -50,7 +50,7 @@ __all__ = [
     "RegressionSettings",
     "Unknown",
     "apply_unknowns",
-    "bulge",
+    "bulge_midway",
     "check_drawable",
     "check_fittable",
     "default_unknowns",

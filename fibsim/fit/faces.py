@@ -31,18 +31,19 @@ from fibsim.milling import Milling
 from fibsim.resample import shift_lateral
 
 __all__ = [
-    "bulge",
+    "bulge_at",
+    "bulge_midway",
+    "central_part",
     "expected_faces",
     "face_count",
     "face_surfaces",
     "fill_slices",
     "level_field",
-    "middle",
     "mirrored",
 ]
 
 # Faces and pixels that stand for a large volume, and what a bulge never exceeds (pixels, logits).
-_MIDDLE, _LARGEST_BULGE = (49, 512, 512), 4.0
+_ENOUGH, _LARGEST_BULGE = (49, 512, 512), 4.0
 
 
 def level_field(
@@ -81,36 +82,44 @@ def _solid(field: Array, logit: bool) -> Array:
     return jax.nn.sigmoid(field) if logit else jnp.clip(0.5 + field, 0.0, 1.0)
 
 
-def middle(volume: Float[np.ndarray, "face y x"]) -> Float[np.ndarray, "face y x"]:
-    """The middle of a large volume, which stands for all of it: at most 49 faces of 512 x 512."""
-    firsts = [max(n - most, 0) // 2 for n, most in zip(volume.shape, _MIDDLE, strict=True)]
-    z, y, x = (slice(f, f + most) for f, most in zip(firsts, _MIDDLE, strict=True))
-    return volume[z, y, x]
+def central_part(
+    volume: Float[np.ndarray, "face y x"], most: tuple[int, int, int] = _ENOUGH
+) -> Float[np.ndarray, "face y x"]:
+    """The middle of a large volume: so many faces and pixels at most."""
+    firsts = [max(n - m, 0) // 2 for n, m in zip(volume.shape, most, strict=True)]
+    return volume[tuple(slice(f, f + m) for f, m in zip(firsts, most, strict=True))]
 
 
-def bulge(field: Float[np.ndarray, "face y x"], *, logit: bool = False) -> float:
+def bulge_at(depth: Array) -> Array:
+    """Share of a bulge between two faces: 0 at both (depths 0 and 1), 1 midway."""
+    return 4 * depth * (1 - depth)
+
+
+def bulge_midway(field: Float[np.ndarray, "face y x"], *, logit: bool = False) -> float:
     """What `fill_slices` is to add midway between faces so that as much is solid there as at them.
 
-    From the `middle` of the field; 0 for a single face. The smallest that does, 4 at most.
+    From the `central_part` of the field; 0 for a single face, 4 (pixels, or logits) at most.
     """
-    field = jnp.asarray(middle(field))
+    from scipy.optimize import brentq
+
+    field = jnp.asarray(central_part(field))
     if len(field) < 2:
         return 0.0
-    at_faces = (_mean_solid(field[1:], logit) + _mean_solid(field[:-1], logit)) / 2
     midway = (field[1:] + field[:-1]) / 2
-    missing = at_faces - _mean_solid(midway, logit)
-    if missing == 0:
+
+    def solid(field: Array) -> float:
+        return float(jnp.mean(_solid(field, logit)))
+
+    at_faces = (solid(field[1:]) + solid(field[:-1])) / 2
+
+    def excess(bulge: float) -> float:
+        return solid(midway + bulge) - at_faces
+
+    if excess(0.0) == 0:
         return 0.0
-    near, far = 0.0, float(np.copysign(_LARGEST_BULGE, missing))
-    for _ in range(30):
-        between = (near + far) / 2
-        still_missing = at_faces - _mean_solid(midway + between, logit)
-        near, far = (between, far) if still_missing * missing > 0 else (near, between)
-    return far
-
-
-def _mean_solid(field: Array, logit: bool) -> float:
-    return float(jnp.mean(_solid(field, logit)))
+    largest = float(np.copysign(_LARGEST_BULGE, -excess(0.0)))
+    reached = excess(0.0) * excess(largest) <= 0
+    return brentq(excess, 0.0, largest, xtol=1e-7) if reached else largest
 
 
 def mirrored(index: np.ndarray, count: int) -> np.ndarray:
@@ -153,7 +162,7 @@ def fill_slices(
     """
     middle = sum(sublayer_borders(sublayers)) / 2
     t = jnp.asarray(middle - middle[0], field.dtype)[:, None, None]
-    between = (1 - t) * field[:-1, None] + t * field[1:, None] + 4 * t * (1 - t) * bulge
+    between = (1 - t) * field[:-1, None] + t * field[1:, None] + bulge_at(t) * bulge
     return _solid(between, logit)
 
 
@@ -215,7 +224,7 @@ def expected_faces(
             (`fibsim.layers.slices_of_steps`).
         sublayers: layers per slice.
         surfaces: `face_surfaces` of the whole volume.
-        bulge: of the whole volume's field, see `bulge`.
+        bulge: `bulge_midway` of the whole volume's field.
         logit: the field is that of `fill_slices` with ``logit``.
     """
     geometry = instrument.geometry

@@ -23,7 +23,14 @@ from jaxtyping import Float
 
 from fibsim.errors import InputError
 from fibsim.fit.descent import limited_adam, mean_of_last_quarter, update_by
-from fibsim.fit.faces import bulge, face_count, face_surfaces, level_field, middle, mirrored
+from fibsim.fit.faces import (
+    bulge_midway,
+    central_part,
+    face_count,
+    face_surfaces,
+    level_field,
+    mirrored,
+)
 from fibsim.fit.first_guess import grey_levels
 from fibsim.fit.robust import (
     Crop,
@@ -253,6 +260,7 @@ def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
         ground_row=slices_to_ground(ground, stack.slice_nm),
         reach_px=stack.slice_nm / stack.pixel_nm,
     )
+    field = level_field(central_part(volume), reach_px=where.reach_px)
     dtype = instrument.detector.gain.dtype
     free = {
         "unknowns": start_point(instrument, {}, unknowns),
@@ -269,7 +277,7 @@ def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
         origin=start_point(prior or instrument, {}, unknowns),
         misfit=free["misfit"],
         surfaces=(jnp.asarray(surfaces, dtype), jnp.asarray(fraction, dtype)),
-        bulge=jnp.asarray(bulge(level_field(middle(volume), reach_px=where.reach_px)), dtype),
+        bulge=jnp.asarray(bulge_midway(field), dtype),
     )
     return where, known, free, (tuple(unknowns.items()), settings)
 

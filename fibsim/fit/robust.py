@@ -125,7 +125,7 @@ class Known:
         origin: centre of the unknowns' priors, in the free space.
         misfit: centre of the misfits' (log grey values); ``(channel,)``.
         surfaces: `fibsim.fit.faces.face_surfaces` of the volume.
-        bulge: `fibsim.fit.faces.bulge` of its field.
+        bulge: `fibsim.fit.faces.bulge_midway` of its field.
     """
 
     instrument: Instrument
