@@ -31,6 +31,7 @@ from fibsim.fit.first_guess import guess_tilt_deg
 from fibsim.fit.resemble import Resemblance
 from fibsim.fit.start import tilt_is_held
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
+from fibsim.fit.unevenness import Unevenness
 from fibsim.fit.unknowns import (
     apply_unknowns,
     from_free,
@@ -42,6 +43,12 @@ from fibsim.instrument import MillingFaults, leaves_by_name
 from fibsim.presets import make_instrument
 from fibsim.simulate_command import record
 from fibsim.stack import Channel, Stack, virtual_stack
+
+UNEVEN = Unevenness(
+    values={"faults.thickness_sd": 0.13, "faults.drift_nm": 0.7},
+    errors={"faults.thickness_sd": 0.02, "faults.drift_nm": 0.1},
+    found=True,
+)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +165,18 @@ def test_short_fit_gets_closer_than_the_default(stack, monkeypatch):
         distance=lambda real, simulated, key: patch_distance(real, simulated, 3, key),
     )
     np.testing.assert_array_equal(fit.loss[:3], again.loss)
+    # A start that is given keeps its faults; else they are looked for.
+    assert fit.unevenness is None and float(fit.instrument.faults.thickness_sd) == 0
+    monkeypatch.setattr("fibsim.fit.optimise.unevenness", lambda *_, **__: UNEVEN)
+    uneven = fit_instrument(
+        stack, key=jax.random.key(0), settings=dataclasses.replace(settings, steps=0)
+    )
+    leaves = leaves_by_name(uneven.instrument)
+    for name, value in UNEVEN.values.items():
+        assert float(leaves[name]) == pytest.approx(value)
+        assert float(standard_errors(uneven)[name]) == UNEVEN.errors[name]
+    (said,) = (line for line in statements(uneven) if "unevenly" in line)
+    assert "by 13 +- 2 % rms, and drift by 0.7 +- 0.1 nm" in said
 
     # Moments whose steps lead away are not followed.
     def stray(free, **kwargs):
@@ -297,6 +316,10 @@ def test_moments_state_errors_that_hold(stack):
         assert abs(fit.specimen[name] - value) < 4 * errors[f"specimen.{name}"], name
     lines = table_of_unknowns(fit)
     assert len(lines) == 1 + 5 and "detector.gain[1]" in lines[2]
+    milled = table_of_unknowns(dataclasses.replace(fit, unevenness=UNEVEN))
+    assert milled[:-2] == lines
+    assert milled[-2].split() == ["faults.thickness_sd", "0.13", "0.02", "100", "%"]
+    assert milled[-1].split() == ["faults.drift_nm", "0.7", "0.1", "nm", "100", "%"]
     assert all(sentence.endswith((".", "each.")) for sentence in statements(fit))
 
 

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from fibsim import estimate_milling, io, reposition
 from fibsim.cli import main
 from fibsim.errors import InputError
+from fibsim.fit.unevenness import unevenness
 from fibsim.milling_command import milling_table
 from fibsim.realign import MillingEstimate, findings
 from fibsim.realign.coarse import coarse_displacements, displacement_sizes
@@ -198,6 +199,60 @@ def test_slowness_is_that_of_a_random_walk():
     np.testing.assert_allclose(seen[1:], slowness(20)[1:], rtol=0.15)
 
 
+# Sizes of the faults, for stacks that a fit simulates
+
+
+def test_simulated_stacks_are_milled_as_unevenly():
+    images, thickness, drift, _ = recording(seed=1, drift_px=0.8)
+    found = unevenness(images.astype(np.float32), **VOXEL)
+    assert found.found
+    true = {
+        "faults.thickness_sd": thickness[:-1].std() / SLICE_NM,
+        # What is slow looks as the specimen does.
+        "faults.drift_nm": PIXEL_NM * np.diff(drift, axis=0).std() / np.sqrt(2),
+    }
+    for name, value in true.items():
+        assert abs(found.values[name] - value) < 3 * found.errors[name], name
+        assert 0 < found.errors[name] < 0.5 * value, name
+
+
+def test_simulated_stacks_stay_even():
+    images, *_ = recording(seed=2, jitter=0.0)
+    found = unevenness(images.astype(np.float32), **VOXEL)
+    assert not found.found
+    assert found.values["faults.thickness_sd"] < 0.05
+    assert found.values["faults.drift_nm"] < 0.1 * PIXEL_NM
+
+
+def test_a_stack_too_small_to_tell_has_no_sizes():
+    images, *_ = recording(seed=2, slices=8, side=48)
+    assert unevenness(images.astype(np.float32), **VOXEL) is not None
+    assert unevenness(images[:, :7].astype(np.float32), **VOXEL) is None
+    assert unevenness(images[..., :47].astype(np.float32), **VOXEL) is None
+    images[1, 3] = 9
+    assert unevenness(images.astype(np.float32), **VOXEL) is None
+
+
+def test_slices_of_noise_alone_are_refused_and_have_no_sizes():
+    noise = np.random.default_rng(0).normal(100, 10, (2, 16, 64, 64)).astype(np.float32)
+    with pytest.raises(InputError, match="no structure that could be followed"):
+        estimate_milling(noise, **VOXEL)
+    assert unevenness(noise, **VOXEL) is None
+
+
+def test_the_middle_of_a_large_stack_stands_for_it(monkeypatch):
+    seen = []
+
+    def estimate(part, **_):
+        seen.append(part)
+        raise InputError("far enough")
+
+    monkeypatch.setattr("fibsim.fit.unevenness.estimate_milling", estimate)
+    grey = np.arange(70 * 4, dtype=np.float32).reshape(1, 70, 2, 2)
+    assert unevenness(grey, **VOXEL) is None
+    np.testing.assert_array_equal(seen[0], grey[:, 3:67])
+
+
 # Slices put back
 
 
@@ -208,6 +263,7 @@ def estimate_of(thickness_nm, drift_nm, channel_drift_nm):
         thickness_se_nm=np.ones(slices),
         drift_nm=drift_nm,
         drift_se_nm=np.ones((slices, 2)),
+        drift_sd_nm=np.ones(2),
         channel_drift_nm=channel_drift_nm,
         channel_drift_se_nm=np.ones(2),
         brightness=np.ones((count, slices)),

@@ -44,6 +44,7 @@ from fibsim.fit.start import (
     tilt_is_held,
     unshaded,
 )
+from fibsim.fit.unevenness import Unevenness, unevenness
 from fibsim.fit.unknowns import (
     Unknown,
     apply_unknowns,
@@ -103,7 +104,8 @@ class FitResult:
     Attributes:
         instrument, specimen: fitted; ``specimen`` holds the generator's parameters.
         kind: specimen generator.
-        start_instrument, start_specimen: values after matching mean and contrast only.
+        start_instrument, start_specimen: values after matching mean and contrast only, milled
+            evenly.
         default_distance: distance of the untouched textbook instrument to the part of the stack
             that the descent does not see.
         start_distance, descent_distance, fitted_distance: the same for the start, for the
@@ -117,6 +119,8 @@ class FitResult:
         ground: the dense ground that the last slices see, or None if they see none or it was not
             looked for.
         converged: whether the moments' steps came to rest near the stack; None if left out.
+        unevenness: sizes of thickness jitter and drift, which the result's ``faults`` hold; None if
+            the stack is too small to tell, or a start was given.
         warnings: sentences on what may be wrong with the stack or with what is stated of it.
         kinds: how well each kind of specimen resembles the milled faces, the closest first; empty
             if there was no choice.
@@ -139,6 +143,7 @@ class FitResult:
     slices_used: int
     ground: Ground | None
     converged: bool | None
+    unevenness: Unevenness | None = None
     warnings: tuple[str, ...] = ()
     kinds: tuple[Resemblance, ...] = ()
 
@@ -270,7 +275,15 @@ def fit_instrument(
 
     default = start if start is not None else first_instrument(stack)
     specimen = {name: jnp.asarray(value, float) for name, value in guess.items()}
-    first = np.asarray(problem.simulate(unshaded(default), specimen, key_start).expected)
+    milled = None
+    with beside() as other_core:
+        if start is None:
+            milled = other_core.submit(
+                unevenness, grey, slice_nm=stack.slice_nm, pixel_nm=stack.pixel_nm,
+                tilt_deg=stack.tilt_deg,
+            )  # fmt: skip
+        first = np.asarray(problem.simulate(unshaded(default), specimen, key_start).expected)
+    milled = milled.result() if milled is not None else None
     matched = match_contrast(default, grey, first)
 
     if unknowns is None:
@@ -280,7 +293,10 @@ def fit_instrument(
         unknowns |= specimen_unknowns(specimen, fraction_sd=sd)
     # What the caller holds keeps the value that it was given.
     fixed = {n: v for n, v in leaves_by_name(default).items() if n not in unknowns}
-    matched = replace_by_name(matched, fixed)
+    matched = even = replace_by_name(matched, fixed)
+    if milled is not None:
+        sizes = {n: jnp.asarray(v, float) for n, v in milled.values.items()}
+        matched = replace_by_name(even, sizes)
     origin = start_point(matched, specimen, unknowns)
     real, starts = jnp.asarray(part.grey), jnp.asarray(part.starts)
     objective = _Objective(
@@ -312,7 +328,7 @@ def fit_instrument(
                 key=key_gauges, whole=stack.images.dtype == np.uint8,
             )  # fmt: skip
         at_default = other_core.submit(held_out, default, specimen)
-        at_start = other_core.submit(held_out, matched, specimen)
+        at_start = other_core.submit(held_out, even, specimen)
         floor = other_core.submit(problem.real_distance, real, starts, *held_args, key_held)
         free, losses = _descend(objective, given, origin, key_path, settings, optimiser, progress)
     free |= _noise_of(problem, free, matched, specimen, unknowns, grey, key_start)
@@ -349,7 +365,7 @@ def fit_instrument(
         instrument=instrument,
         specimen={k: float(v) for k, v in parameters.items()},
         kind=kind,
-        start_instrument=matched,
+        start_instrument=even,
         start_specimen={k: float(v) for k, v in specimen.items()},
         default_distance=at_default.result(),
         start_distance=at_start.result(),
@@ -363,6 +379,7 @@ def fit_instrument(
         slices_used=grey.shape[1],
         ground=ground,
         converged=converged,
+        unevenness=milled,
         warnings=(*image_warnings(stack), *warnings),
     )
 

@@ -54,13 +54,16 @@ def instrument_file_of(result: FitResult) -> InstrumentFile:
 def standard_errors(result: FitResult) -> dict[str, np.ndarray]:
     """Standard error of every unknown in its own unit, as its leaf is shaped.
 
-    The error in the free space times the slope of the transform; empty if none was computed.
+    The error in the free space times the slope of the transform, none if it was not computed; and
+    what `fibsim.fit.unevenness` states of the milling.
     """
     refinement = result.refinement
-    if refinement is None:
-        return {}
-    in_free = refinement.flat.split(refinement.standard_errors)
     errors = {}
+    if result.unevenness is not None:
+        errors |= {name: np.asarray(v) for name, v in result.unevenness.errors.items()}
+    if refinement is None:
+        return errors
+    in_free = refinement.flat.split(refinement.standard_errors)
     for name, error in in_free.items():
         free, unknown = refinement.free[name], result.unknowns[name]
         errors[name] = np.asarray(natural_error(free, error, unknown))
@@ -77,14 +80,21 @@ def table_of_unknowns(result: FitResult) -> list[str]:
         return []
     errors, known = standard_errors(result), refinement.flat.split(refinement.determined)
     lines = [f"{'unknown':34}{'value':>10}{'error':>10}  {'unit':12}{'from the stack':>14}"]
+
+    def add(label: str, name: str, value: float, error: float, share: float) -> None:
+        lines.append(
+            f"{label:34}{value:10.4g}{error:10.2g}  {unit_of(name):12}{100 * share:12.0f} %"
+        )
+
     for name, free in refinement.free.items():
         values = np.atleast_1d(np.asarray(from_free(free, result.unknowns[name])))
         for i, value in enumerate(values):
             label = name if len(values) == 1 else f"{name}[{i}]"
             error, share = np.atleast_1d(errors[name])[i], np.atleast_1d(known[name])[i]
-            lines.append(
-                f"{label:34}{value:10.4g}{error:10.2g}  {unit_of(name):12}{100 * share:12.0f} %"
-            )
+            add(label, name, value, error, share)
+    if result.unevenness is not None:
+        for name, value in result.unevenness.values.items():
+            add(name, name, value, float(errors[name]), 1.0)
     return lines
 
 
@@ -118,6 +128,15 @@ def statements(result: FitResult) -> list[str]:
             + ", ".join(f"{kind.kind} {kind.distance:.3f}" for kind in result.kinds)
             + f" (0: not to be told apart; two draws of {result.kinds[0].kind}: "
             f"{result.kinds[0].chance:.3f})."
+        )
+    uneven = result.unevenness
+    if uneven is not None and uneven.found:
+        jitter, drift = "faults.thickness_sd", "faults.drift_nm"
+        said.append(
+            f"The slices are unevenly thick, by {100 * uneven.values[jitter]:.0f} "
+            f"+- {100 * uneven.errors[jitter]:.0f} % rms, and drift by {uneven.values[drift]:.1f} "
+            f"+- {uneven.errors[drift]:.1f} nm; simulated stacks do so too. fibsim milling lists "
+            "every slice and puts slices back in their place."
         )
     if refinement is None:
         said.append("No errors were computed, since the fit ended with its descent.")

@@ -32,6 +32,12 @@ class DriftSize:
     sd_px: float
     step_px: float
 
+    @property
+    def local_px(self) -> float:
+        """Standard deviation of independent displacements that differ as much from slice to
+        slice: ``2 s^2 = 2 sd^2 + step^2``."""
+        return math.sqrt(self.sd_px**2 + self.step_px**2 / 2)
+
     def spectrum(self, count: int) -> Float[np.ndarray, " count"]:
         """Variance of the cosine modes of ``count`` slices."""
         return self.sd_px**2 + self.step_px**2 * slowness(count)

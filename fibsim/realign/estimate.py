@@ -41,6 +41,8 @@ class MillingEstimate:
     Attributes:
         thickness_nm, thickness_se_nm: estimate and standard error; ``(slice,)``.
         drift_nm, drift_se_nm: displacement (y, x) of each image; ``(slice, 2)``.
+        drift_sd_nm: standard deviation (y, x) of independent displacements that differ from slice
+            to slice as much as those of the run, without the estimate's error; ``(2,)``.
         channel_drift_nm: displacement of each channel beside that, against the mean over
             channels and over slices; ``(channel, slice, 2)``.
         channel_drift_se_nm: its standard error along y and x; the same for all.
@@ -55,6 +57,7 @@ class MillingEstimate:
     thickness_se_nm: Float[np.ndarray, " slice"]
     drift_nm: Float[np.ndarray, "slice 2"]
     drift_se_nm: Float[np.ndarray, "slice 2"]
+    drift_sd_nm: Float[np.ndarray, " 2"]
     channel_drift_nm: Float[np.ndarray, "channel slice 2"]
     channel_drift_se_nm: Float[np.ndarray, " 2"]
     brightness: Float[np.ndarray, "channel slice"]
@@ -158,12 +161,29 @@ def estimate_milling(
         progress: called with (done, total, text) as the work goes on.
 
     Raises:
-        InputError: fewer than 8 slices or 48 pixels, a constant slice, or values out of range.
+        InputError: fewer than 8 slices or 48 pixels, a constant slice, values out of range, or
+            images that have nothing in common.
     """
-    from fibsim.fit.first_guess import guess_feature_nm, guess_tilt_deg
-
     images = np.asarray(images)
     check_images(images, slice_nm=slice_nm, pixel_nm=pixel_nm, tilt_deg=tilt_deg)
+    try:
+        return _estimate(images, slice_nm, pixel_nm, tilt_deg, progress)
+    except np.linalg.LinAlgError as error:
+        raise InputError(
+            "the images show no structure that could be followed from slice to slice; give "
+            "consecutive slices of a specimen, of more than noise."
+        ) from error
+
+
+def _estimate(
+    images: np.ndarray,
+    slice_nm: float,
+    pixel_nm: float,
+    tilt_deg: float | None,
+    progress: Callable[[int, int, str], None] | None,
+) -> MillingEstimate:
+    from fibsim.fit.first_guess import guess_feature_nm, guess_tilt_deg
+
     count, slices = images.shape[:2]
     if tilt_deg is None:
         tilt_deg = guess_tilt_deg(images.astype(np.float32), pixel_nm, slice_nm)
@@ -206,6 +226,7 @@ def estimate_milling(
         thickness_se_nm=slice_nm * np.append(thickness_se, found.jitter),
         drift_nm=pixel * drift,
         drift_se_nm=pixel * drift_se,
+        drift_sd_nm=pixel * np.asarray([size.local_px for size in found.drift]),
         channel_drift_nm=pixel * channel_px,
         channel_drift_se_nm=pixel * channel_error,
         brightness=relative_brightness(images),
