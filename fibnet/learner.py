@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from fibnet.channels import ChannelInput, normalised
 from fibnet.devices import each_own
 from fibnet.losses import segmentation_loss, soft_dice
-from fibnet.model import ModelConfig, UNet, neighbours, stack_windows
+from fibnet.model import ModelConfig, UNet, neighbours, stack_windows, used_logits
 from fibnet.segmenter import graph_of
 
 __all__ = ["Labelled", "Learner", "Pace", "Precision", "draw_present", "mean_weights"]
@@ -42,14 +42,19 @@ def _logits(
     present: Array | None = None,
     alone: Array | bool = False,
     precision: Precision = "float32",
+    *,
+    learned: bool = True,
 ) -> Float[Array, "slice y x"]:
+    """Of the network, as it learns or as it is used (`used_logits`)."""
     dtype = jnp.dtype(precision)
     model: UNet = nnx.merge(graph_of(config)[0], _cast(params, dtype))
     windows = stack_windows(normalised(images, channels).astype(dtype), config.window, alone=alone)
     present = jnp.ones(images.shape[0]) if present is None else present
     index = jnp.arange(images.shape[1])
     beside = tuple(jnp.where(alone, index, n) for n in neighbours(images.shape[1]))
-    return model(windows, channels.conditions, present, beside).astype(jnp.float32)
+    seen = windows, channels.conditions, present, beside
+    logits = model(*seen) if learned else used_logits(model, config, *seen)
+    return logits.astype(jnp.float32)
 
 
 def draw_present(key: Array, channels: int, dropping: Array | float) -> Float[Array, " channel"]:
@@ -177,7 +182,7 @@ class Learner:
     def validate(self, params, labelled: Labelled):
         """Loss, Dice and logits of one stack, all of its channels used, in single precision."""
         images, solid, channels = labelled
-        logit = _logits(self.config, params, images, channels)
+        logit = _logits(self.config, params, images, channels, learned=False)
         hard = (logit > 0).astype(logit.dtype), (solid > 0.5).astype(logit.dtype)
         return segmentation_loss(logit, solid), soft_dice(*hard), logit
 

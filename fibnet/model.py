@@ -28,6 +28,7 @@ __all__ = [
     "make_model",
     "neighbours",
     "stack_windows",
+    "used_logits",
 ]
 
 
@@ -43,6 +44,8 @@ class ModelConfig:
             network four times cheaper per feature and unfolds the logits at the end.
         volume: whether every residual block also sees the slices above and below (3D); else
             slices meet in the first layer alone (2.5D).
+        mirrored: whether a stack is also segmented from its mirror image, see `used_logits`;
+            weights and training are the same.
     """
 
     window: int = 7
@@ -50,6 +53,7 @@ class ModelConfig:
     blocks: int = 1
     fold: int = 1
     volume: bool = False
+    mirrored: bool = False
 
     @property
     def divisor(self) -> int:
@@ -237,6 +241,27 @@ class UNet(nnx.Module):
             for block in self.up[level]:
                 x = block(x, beside)
         return _unfold(self.head(x), self.fold)[..., 0]
+
+
+def used_logits(
+    model: UNet,
+    config: ModelConfig,
+    x: Float[Array, "slice y x feature"],
+    conditions: Float[Array, "channel condition"],
+    present: Float[Array, " channel"],
+    beside: Neighbours | None = None,
+) -> Float[Array, "slice y x"]:
+    """Logits that a segmentation is made of: the network's, or if it is ``mirrored``
+
+        (f(x) + M f(M x)) / 2,    M: x -> -x
+
+    Instruments and specimens are alike under M whatever the tilt, which is along y, and so is the
+    training, but not the network: the mean has the errors of neither alone, at twice the cost.
+    """
+    logits = model(x, conditions, present, beside)
+    if not config.mirrored:
+        return logits
+    return (logits + model(x[:, :, ::-1], conditions, present, beside)[..., ::-1]) / 2
 
 
 def make_model(config: ModelConfig, *, seed: int) -> UNet:

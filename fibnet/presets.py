@@ -13,9 +13,9 @@ __all__ = ["NETWORKS", "PRESETS", "PRETRAINING", "PRETRAINING_DATA", "Preset"]
 
 NETWORKS: dict[str, ModelConfig] = {
     "tiny": ModelConfig(widths=(16, 32, 32), fold=2, window=5),
-    "small": ModelConfig(widths=(32, 64, 64), fold=2, window=7),
-    "base": ModelConfig(widths=(32, 64, 128, 128), blocks=2, window=9),
-    "large": ModelConfig(widths=(48, 96, 192, 192), blocks=2, window=7, volume=True),
+    "small": ModelConfig(widths=(32, 64, 64), fold=2, window=7, mirrored=True),
+    "base": ModelConfig(widths=(32, 64, 128, 128), blocks=2, window=9, mirrored=True),
+    "large": ModelConfig(widths=(48, 96, 192, 192), blocks=2, window=7, volume=True, mirrored=True),
 }
 """Architectures by size; docs/performance.md lists parameters, memory and speed."""
 

@@ -14,7 +14,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from fibnet.channels import normalised
-from fibnet.model import ModelConfig, Neighbours, UNet, neighbours, stack_windows
+from fibnet.model import (
+    ModelConfig,
+    Neighbours,
+    UNet,
+    neighbours,
+    stack_windows,
+    used_logits,
+)
 from fibnet.segmenter import Segmenter, graph_of
 from fibsim.fit import on_grey_scale
 
@@ -26,16 +33,17 @@ TILE_PX = 384
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sigmoid(
-    graph,
+    config: ModelConfig,
     params,
     windows: Float[Array, "slice y x feature"],
     conditions: Array,
     beside: Neighbours,
     temperature: Array,
 ) -> Float[Array, "slice y x"]:
-    model: UNet = nnx.merge(graph, params)
+    model: UNet = nnx.merge(graph_of(config)[0], params)
     present = jnp.ones(conditions.shape[0])
-    return jax.nn.sigmoid(model(windows, conditions, present, beside) / temperature)
+    logits = used_logits(model, config, windows, conditions, present, beside)
+    return jax.nn.sigmoid(logits / temperature)
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -125,7 +133,6 @@ def predict_blocks(
     """
     config, channels = segmenter.config, segmenter.channels
     assert channels is not None, "a general network has no channels of its own"
-    graph, _ = graph_of(config)
     slices, y, x = images.shape[1:]
     plan = _plan(config, images.shape[1:], tile_px, slices_at_once)
     half, extra, count = config.window // 2, plan.extra, plan.count
@@ -149,7 +156,7 @@ def predict_blocks(
             corner, size = (0, rows.window, columns.window, 0), (count, *plan.window)
             piece = jax.lax.dynamic_slice(windows, corner, (*size, windows.shape[3]))
             found = _sigmoid(
-                graph, segmenter.params, piece, channels.conditions, beside, temperature
+                config, segmenter.params, piece, channels.conditions, beside, temperature
             )
             inside = (slice(p.first - p.window, p.last - p.window) for p in (rows, columns))
             wanted = np.asarray(found)[extra : extra + kept][:, *inside]
@@ -225,7 +232,7 @@ def expected_cost(
     features = config.window * shape[0]
     abstract = jax.ShapeDtypeStruct((plan.count, *plan.window, features), jnp.float32)
     program = _sigmoid.lower(
-        graph_of(config)[0],
+        config,
         segmenter.params,
         abstract,
         channels.conditions,

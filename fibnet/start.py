@@ -1,5 +1,6 @@
 """The network that a training may begin from."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def load_start(path: str | Path | None, config: ModelConfig) -> Segmenter | None
     if path is None:
         return None
     start = load_segmenter(network_folder(path))
-    if start.config != config:
+    # How a network is used is no part of its weights.
+    if dataclasses.replace(start.config, mirrored=config.mirrored) != config:
         raise InputError(
             f"{path} holds a network with {start.config} but this training is of {config}; choose "
             "the preset that the network was made with, or make one for this preset with "

@@ -1,5 +1,7 @@
 """A general network: drawn for any instrument by one program a grid, and good for any channels."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +113,8 @@ def test_a_training_begins_from_it(network, tmp_path):
 def test_a_start_of_another_architecture_is_refused(network, tmp_path):
     with pytest.raises(InputError, match="choose the preset"):
         load_start(network[1], ModelConfig(window=5, widths=(4, 8), fold=2))
+    # How it is used is no matter.
+    assert load_start(network[1], dataclasses.replace(CONFIG, mirrored=True)).config == CONFIG
     with pytest.raises(InputError, match="no trained network"):
         load_start(tmp_path, CONFIG)
     assert load_start(None, CONFIG) is None and start_identity(None) is None

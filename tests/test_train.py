@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.special import logit
 
 from fibnet import devices
 from fibnet.calibration import best_temperature, label_probability
@@ -449,6 +450,32 @@ def test_tiles_equal_the_whole(trained, shape, volume):
         logit = whole_logit(padded)
         expected = jax.nn.sigmoid(logit / segmenter.label_temperature)[:, *inside]
         np.testing.assert_allclose(whole[:, *inside], expected, atol=1e-4)
+
+
+def test_a_mirrored_network_takes_a_stack_and_its_mirror_image_alike(trained):
+    segmenter, _ = trained
+    both = dataclasses.replace(segmenter, config=dataclasses.replace(CONFIG, mirrored=True))
+    images = np.random.default_rng(4).uniform(0, 255, (2, 5, 64, 72)).astype(np.float32)
+    once = predict(segmenter, images)
+    again = predict(segmenter, images[..., ::-1])[..., ::-1]
+    assert np.abs(once - again).max() > 1e-3
+    found = predict(both, images)
+    np.testing.assert_allclose(logit(found), (logit(once) + logit(again)) / 2, atol=1e-4)
+    np.testing.assert_allclose(predict(both, images[..., ::-1])[..., ::-1], found, atol=1e-5)
+    tiled = predict(both, images, tile_px=16, slices_at_once=2)
+    np.testing.assert_allclose(tiled, found, atol=1e-4)
+    # Temperatures are those of what it is used for; what it learns is the same.
+    labelled = images, jnp.zeros(images.shape[1:]), segmenter.channels
+    seen = [Learner(s.config).validate(s.params, labelled)[2] for s in (segmenter, both)]
+    for logits, probability in zip(seen, (once, found), strict=True):
+        expected = segmenter.label_temperature * logit(probability)
+        np.testing.assert_allclose(logits, expected, atol=1e-3)
+    batch = devices.stacked([labelled])
+    losses = [
+        float(one.step(one.fresh(0), batch, jax.random.key(0), paces(_settings(4))(2))[1])
+        for one in map(Learner, (segmenter.config, both.config))
+    ]
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("size", [1, 17, 60, 61, 64, 100, 131])
