@@ -25,12 +25,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from fibnet.adapt import has_both_phases
 from fibsim.fit import (
     RegressionResult,
     RegressionSettings,
+    Sight,
     bulge_midway,
     expected_faces,
     face_count,
@@ -39,6 +40,7 @@ from fibsim.fit import (
     mirrored,
     regress_instrument,
     robust_loss,
+    sight_of,
 )
 from fibsim.instrument import Instrument
 from fibsim.milling import Milling
@@ -133,26 +135,29 @@ class _Tile:
     weight: np.ndarray
 
 
-def _parts(size: int, tile: int, margin: int) -> list[tuple[slice, slice]]:
+def _parts(size: int, tile: int, before: int, after: int) -> list[tuple[slice, slice]]:
     """(what is rendered, what of it is explained) along an axis, all of one length."""
-    if size <= tile + 2 * margin:
+    full, found = tile + before + after, []
+    if size <= full:
         return [(slice(0, size), slice(0, size))]
-    full, found = tile + 2 * margin, []
     for first in range(0, size, tile):
         last = min(first + tile, size)
-        start = min(max(first - margin, 0), size - full)
+        start = min(max(first - before, 0), size - full)
         found.append((slice(start, start + full), slice(first - start, last - start)))
     return found
 
 
 def _tiles(
-    shape: tuple[int, int, int],
-    weights: np.ndarray,
+    solid: Bool[np.ndarray, "slice y x"],
+    weights: Float[np.ndarray, " slice"],
     below: int,
     ground_row: float,
+    sight: Sight,
     how: VolumeRefinement,
 ):
-    slices = shape[0]
+    slices, margin = len(solid), how.margin_px
+    # What a leaning beam sees is rendered with the tile.
+    before, after = max(margin, -sight.drop), max(margin, sight.drop)
     depth = min(how.tile_slices, slices)
     for first in range(0, slices, depth):
         # The last tile begins earlier, so that all are alike; a slice counts in one of them.
@@ -162,10 +167,12 @@ def _tiles(
             continue
         faces = start + np.arange(face_count(depth, below))
         rows, dense = mirrored(faces, slices), faces >= ground_row
-        for y, inside_y in _parts(shape[1], how.tile_px, how.margin_px):
-            for x, inside_x in _parts(shape[2], how.tile_px, how.margin_px):
-                weight = np.zeros((depth, y.stop - y.start, x.stop - x.start), np.float32)
-                weight[:, inside_y, inside_x] = own[:, None, None]
+        for y, inside_y in _parts(solid.shape[1], how.tile_px, before, after):
+            for x, inside_x in _parts(solid.shape[2], how.tile_px, margin, margin):
+                of_pixels = sight.weights(solid[start : int(faces[-1]) + 1, y, x], own)
+                weight = np.zeros_like(of_pixels)
+                inside = (slice(None), inside_y, inside_x)
+                weight[inside] = of_pixels[inside]
                 yield _Tile(rows, dense, depth, y, x, weight)
 
 
@@ -202,7 +209,10 @@ def refine_volume(
     misfit = jnp.asarray(regression.fitted.misfit_grey, jnp.float32)
     ground_row = slices_to_ground(ground, stack.slice_nm)
     below = regression.below_slices
-    tiles = list(_tiles(fraction.shape, regression.weights, below, ground_row, how))
+    sight = sight_of(regression.instrument, face_count(0, below) - 1)
+    tiles = list(
+        _tiles(np.asarray(fraction) > 0.5, regression.weights, below, ground_row, sight, how)
+    )
     counted = max(sum(float(t.weight.sum()) for t in tiles) * len(grey), 1.0)
     network = _logit(fraction)
     first = np.clip(network, -_LARGEST_LOGIT, _LARGEST_LOGIT)

@@ -213,7 +213,7 @@ def check_regression():
         field=jnp.asarray(field),
         rows=np.asarray([0, 1, 2, 3, 4, 3]),
         grey=jnp.asarray(rng.uniform(20, 200, (2, SLICES, *SHAPE[1:]))),
-        weight=jnp.asarray([1.0, 0.7, 0.4]),
+        weight=jnp.asarray(rng.uniform(size=(SLICES, *SHAPE[1:]))),
     )
     known = Known(
         instrument=lens,

@@ -16,6 +16,7 @@ from fibnet.refine import (
 )
 from fibsim.fit import ChannelResidual, RegressionResult, RegressionSettings
 from fibsim.fit.regress import slice_weights
+from fibsim.fit.sight import Sight
 from fibsim.milling import nominal_milling
 from fibsim.presets import make_instrument
 from fibsim.simulate_command import record
@@ -27,24 +28,33 @@ pytestmark = pytest.mark.usefixtures("compiled_fast")
 
 
 @pytest.mark.parametrize("size", [10, 64, 65, 200])
-def test_parts_explain_every_pixel_once_and_are_alike(size):
-    parts = _parts(size, 32, 8)
+@pytest.mark.parametrize(("before", "after"), [(8, 8), (8, 20), (20, 8)])
+def test_parts_explain_every_pixel_once_and_are_alike(size, before, after):
+    parts = _parts(size, 32, before, after)
     count = np.zeros(size)
     for whole, inside in parts:
         assert 0 <= whole.start and whole.stop <= size
         count[whole][inside] += 1
+        assert inside.start >= min(before, whole.start + inside.start)
+        beyond = size - whole.start - inside.stop
+        assert whole.stop - whole.start - inside.stop >= min(after, beyond)
     np.testing.assert_array_equal(count, 1)
     assert len({w.stop - w.start for w, _ in parts}) == 1
 
 
 def test_tiles_explain_every_slice_that_counts_once():
+    """As they count in one piece: 9 pixels before the end the beam leaves unless it is stopped."""
     how = VolumeRefinement(tile_px=16, margin_px=4, tile_slices=5)
-    weights = slice_weights(12, 3)
-    total = np.zeros((12, 40, 30))
-    for tile in _tiles(total.shape, weights, 3, np.inf, how):
+    weights, sight = slice_weights(12, 3), Sight(lean=3.0, seen=3)
+    solid = np.random.default_rng(0).random((12, 40, 30)) < 0.3
+    total = np.zeros(solid.shape)
+    for tile in _tiles(solid, weights, 3, np.inf, sight, how):
         assert tile.rows.max() < 12 and len(tile.rows) == tile.count + 4
+        assert tile.y.stop - tile.y.start == 16 + 4 + 9
         total[tile.rows[: tile.count], tile.y, tile.x] += tile.weight
-    np.testing.assert_array_equal(total, np.broadcast_to(weights[:, None, None], total.shape))
+    np.testing.assert_array_equal(total, sight.weights(solid, weights))
+    assert np.all(total[:9, :31] == 1) and 0.2 < total[:9, 31:].mean() < 0.9
+    assert not total[9:].any()
 
 
 @pytest.fixture(scope="module")

@@ -182,6 +182,25 @@ def test_slices_without_known_ground_do_not_count():
     np.testing.assert_allclose(slice_weights(4, 3), [1, 1, 2 / 3, 1 / 3])
 
 
+def test_pixels_that_look_out_at_a_side_do_not_count(recorded, instrument):
+    """Down an open pore at the lower border, 8 slices deep and 16 pixels further."""
+    stack, truth, _ = recorded
+    volume = truth.copy()
+    volume[:, 26:] = 0
+    settings = dataclasses.replace(SETTINGS, below_slices=6)
+
+    def explained(rows):
+        images = stack.images.copy()
+        images[:, :, rows] += 40
+        changed = dataclasses.replace(stack, images=images)
+        return stack_residual(changed, volume, instrument, settings=settings).explained
+
+    as_recorded = explained(slice(0))
+    # 6 pixels of margin do not count in any case.
+    np.testing.assert_array_equal(explained(slice(32, 42)), as_recorded)
+    assert np.all(np.abs(explained(slice(27, 32)) - as_recorded) > 1e-3)
+
+
 def test_ground_below_a_volume_explains_what_shines_up_from_it(instrument):
     solid = draw(
         "waves",

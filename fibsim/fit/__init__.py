@@ -23,6 +23,8 @@ from fibsim.fit.regress import regress_instrument as regress_instrument
 from fibsim.fit.regress import regression_unknowns as regression_unknowns
 from fibsim.fit.regress import stack_residual as stack_residual
 from fibsim.fit.robust import robust_loss as robust_loss
+from fibsim.fit.sight import Sight as Sight
+from fibsim.fit.sight import sight_of as sight_of
 from fibsim.fit.simulated import check_drawable as check_drawable
 from fibsim.fit.simulated import draw_sample as draw_sample
 from fibsim.fit.simulated import slices_below as slices_below

@@ -43,6 +43,7 @@ from fibsim.fit.robust import (
     run_of,
     without_margin,
 )
+from fibsim.fit.sight import Sight, sight_of
 from fibsim.fit.simulated import slices_below
 from fibsim.fit.start import match_noise, tilt_is_held
 from fibsim.fit.unknowns import (
@@ -80,7 +81,7 @@ _value_and_grad = jax.jit(jax.value_and_grad(regression_objective), static_argnu
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChannelResidual:
-    """How well the stack is explained, per channel; pixels of slices that count only.
+    """How well the stack is explained, per channel; of pixels that count.
 
     Attributes:
         chi2: mean of ``(g - m)^2 / v``, 1 where nothing but noise is left; ``(channel,)``.
@@ -109,7 +110,7 @@ class RegressionResult:
         moved: unknown -> how far it moved, in standard deviations of its prior.
         level_px: by how many pixels all interfaces of the segmentation should lie further out of
             the solid.
-        weights: weight of each slice's residuals, see `slice_weights`.
+        weights: of each slice, see `slice_weights`.
         below_slices: steps that were rendered below a crop.
         loss: objective along the path.
     """
@@ -158,6 +159,7 @@ class _Field:
     side: tuple[int, int]
     ground_row: float
     reach_px: float
+    sight: Sight
 
     def crop(self, first: int, corner: tuple[int, int]) -> Crop:
         """Faces from ``first`` on; beneath the last one the volume is mirrored, ground dense."""
@@ -169,8 +171,8 @@ class _Field:
         field = level_field(part, reach_px=self.reach_px)[rows - rows.min()]
         field[below >= self.ground_row] = _DEEP_PX
         inside = slice(first, first + self.depth)
-        grey, weight = self.grey[:, inside, y, x], self.weights[inside]
-        return Crop(field=field, rows=rows, grey=grey, weight=weight)
+        weight = self.sight.weights(part[first - rows.min() :] > 0.5, self.weights[inside])
+        return Crop(field=field, rows=rows, grey=self.grey[:, inside, y, x], weight=weight)
 
     @property
     def starts(self) -> np.ndarray:
@@ -247,6 +249,7 @@ def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
         below = _below(surfaces, fraction, stack)
     slices = stack.num_slices
     below = min(below, slices - 1)
+    seen = face_count(0, below) - 1
     room = [min(n, settings.crop_px + 2 * settings.margin_px) for n in grey.shape[2:]]
     margin = min(settings.margin_px, *((n - 1) // 4 for n in room))
     settings = dataclasses.replace(settings, below_slices=below, margin_px=margin)
@@ -259,6 +262,7 @@ def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
         side=tuple(room),
         ground_row=slices_to_ground(ground, stack.slice_nm),
         reach_px=stack.slice_nm / stack.pixel_nm,
+        sight=sight_of(instrument, seen),
     )
     field = level_field(central_part(volume), reach_px=where.reach_px)
     dtype = instrument.detector.gain.dtype
@@ -334,7 +338,8 @@ def regress_instrument(
     `fibsim.fit.start.match_noise`, unless ``unknowns`` are given and it is not one of them. Slices
     with less than ``below_slices`` known ones beneath them do not count (of short stacks they count
     less, `slice_weights`): what shines through from below the last slice is unknown; the volume is
-    mirrored there.
+    mirrored there. Nor do pixels whose beam leaves the crop before it meets solid
+    (`fibsim.fit.sight`).
 
     Args:
         stack: the recorded stack; grey values are scaled to 0..255 (`grey_levels`).
@@ -426,13 +431,14 @@ def regress_instrument(
 
 def _seen_and_expected(free, known, crops, model) -> tuple[np.ndarray, ...]:
     """Grey values of the crops' slices that count, their mean and variance by the model, all
-    ``(channel, slice, y, x)``, and the slices' weights."""
+    ``(channel, slice, y, x)``, and the pixels' weights."""
     values = []
     for crop in crops:
-        weight = np.asarray(crop.weight)
-        grey = without_margin(np.asarray(crop.grey), model[1].margin_px)
-        images = (grey, *(np.asarray(v) for v in _expected_crop(free, known, crop, model)))
-        values.append([*(v[:, weight > 0] for v in images), weight[weight > 0]])
+        counted = crop.weight.any((1, 2))
+        images = (crop.grey, *_expected_crop(free, known, crop, model))
+        grey, *expected = (np.asarray(v)[:, counted] for v in images)
+        grey, weight = (without_margin(v, model[1].margin_px) for v in (grey, crop.weight[counted]))
+        values.append([grey, *expected, weight])
     *images, weights = zip(*values, strict=True)
     return *(np.concatenate(v, axis=1) for v in images), np.concatenate(weights)
 
@@ -440,8 +446,9 @@ def _seen_and_expected(free, known, crops, model) -> tuple[np.ndarray, ...]:
 def _residual(free, known, crops, model) -> ChannelResidual:
     """`ChannelResidual` over crops."""
     *images, weight = _seen_and_expected(free, known, crops, model)
-    grey, mean, noise = (v.reshape(len(v), -1) for v in images)
-    weight = np.repeat(weight, grey.shape[1] // len(weight))[None]
+    counted = weight > 0
+    grey, mean, noise = (v[:, counted] for v in images)
+    weight = weight[counted]
 
     def average(values):
         return np.sum(weight * values, axis=1) / weight.sum()

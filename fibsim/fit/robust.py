@@ -106,7 +106,7 @@ class Crop:
         field: ``(face, y, x)``, as `fibsim.fit.faces.expected_faces` takes it.
         rows: index of each face in the stack; ``(face,)``.
         grey: ``(channel, slice, y, x)``.
-        weight: of each slice, ``(slice,)``.
+        weight: of each pixel (`fibsim.fit.sight`), ``(slice, y, x)``.
     """
 
     field: Array
@@ -217,8 +217,8 @@ def regression_objective(free, known: Known, crop: Crop, model: Model) -> Array:
     expected, variance = expected_crop(free, known, crop, model)
     total = variance + jnp.exp(2 * free["misfit"])[:, None, None, None]
     each = _student(without_margin(crop.grey, how.margin_px) - expected, total)
-    weight = crop.weight / jnp.maximum(jnp.sum(crop.weight), 1e-6)
-    loss = jnp.sum(weight * jnp.mean(each, (0, 2, 3)))
+    weight = without_margin(crop.weight, how.margin_px)
+    loss = jnp.sum(weight * jnp.mean(each, 0)) / jnp.maximum(jnp.sum(weight), 1e-6)
 
     prior = log_prior(free["unknowns"], known.origin, dict(unknowns))
     for leaf in jax.tree.leaves(free["slices"]):
