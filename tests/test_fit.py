@@ -269,12 +269,16 @@ def test_a_stated_kind_is_fitted(stack, monkeypatch):
 
         patch.setattr("fibsim.fit.choose.resembling_kinds", refuse)
         fit_best_kind(stack, kinds=("spheres", "waves"), **how)
-    # Nor does a single slice tell.
-    for material in ("Au", "ZrO2"):
-        single = dataclasses.replace(stack, images=stack.images[:, :1], material=material)
-        fit_best_kind(single, **how)
     kinds = [kind for kind, specimen in asked if specimen is None]
-    assert kinds == ["fibres", "gyroid", "spheres", "waves", "spheres"]
+    assert kinds == ["fibres", "gyroid", "spheres"] and len(asked) == 3
+    # A single slice does not tell the kind, but how large its features are.
+    for material, usual in (("Au", "waves"), ("ZrO2", "spheres")):
+        single = dataclasses.replace(stack, images=stack.images[:, :1], material=material)
+        assert fit_best_kind(single, **how).kinds == ()
+        kind, specimen = asked.pop()
+        assert kind == usual
+        lengths = [value for name, value in specimen.items() if name.endswith("_nm")]
+        assert len(lengths) == 1 and 12 < lengths[0] < 60
 
 
 @pytest.mark.usefixtures("compiled_fast_once")
@@ -284,7 +288,15 @@ def test_a_single_small_image_has_no_moments_matched(stack):
     start = make_instrument(beam_kev=[1.0, 5.0], tilt_deg=0.0)
     fit = fit_instrument(one, key=jax.random.key(0), start=start, settings=settings)
     assert fit.refinement is None and fit.converged is None and not standard_errors(fit)
-    assert "no errors are stated" in fit.warnings[-1]
+    assert fit.warnings[-1].endswith("no errors are stated.")
+    assert "specimen.ligament_nm" in fit.unknowns
+    # Patches do not show how large features are: what is told of that stays.
+    told = {"solid_fraction": 0.4, "ligament_nm": 27.5}
+    short = dataclasses.replace(settings, steps=2)
+    fit = fit_instrument(one, key=jax.random.key(0), start=start, specimen=told, settings=short)
+    assert fit.specimen["ligament_nm"] == 27.5 and fit.specimen["solid_fraction"] != 0.4
+    assert "specimen.ligament_nm" not in fit.unknowns
+    assert "sizes are held" in fit.warnings[-1]
 
 
 def test_moments_state_errors_that_hold(stack):

@@ -76,7 +76,9 @@ def fit_best_kind(
     elif stack.num_slices < FEW_SLICES:
         kinds = kinds or (usual_kind(stack),)
     kinds = tuple(kinds or KINDS)
-    found = kinds_of_faces(stack, kinds) if len(kinds) > 1 else []
+    # Of few slices the faces tell sizes, too, that nothing else may.
+    asked = len(kinds) > 1 or stack.num_slices < FEW_SLICES
+    found = kinds_of_faces(stack, kinds) if asked else []
     chosen = simplest(found) if found else None
     kind = chosen.kind if chosen else kinds[0]
 
@@ -92,4 +94,4 @@ def fit_best_kind(
         settings=settings,
         progress=report,
     )
-    return dataclasses.replace(fit, kinds=tuple(found))
+    return dataclasses.replace(fit, kinds=tuple(found) if len(kinds) > 1 else ())

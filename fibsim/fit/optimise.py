@@ -240,7 +240,8 @@ def fit_instrument(
             offset and noise of the result are in these units.
         kind: specimen generator, a name in `fibsim.specimens.KINDS`.
         specimen: values of its parameters to start from, instead of those that the correlation and
-            the histogram suggest.
+            the histogram suggest. Where no moments are matched to few and small images, all but
+            fractions are held at them.
         start: instrument to start from; textbook values of the stack's channels if not given. What
             is free of its contrast, noise and faults is first matched to the stack.
         unknowns: which leaves are free; `default_unknowns` if not given.
@@ -260,6 +261,7 @@ def fit_instrument(
     solid_fraction = guess_solid_fraction(shallowest(grey, stack))
     guess = KINDS[kind].guess(guess_feature_nm(grey, stack.pixel_nm), solid_fraction)
     guess |= dict(specimen or {})
+    sizes = [name for name in specimen or () if not name.endswith("fraction")]
     below = settings.below_slices
     if below is None:
         below = slices_below(guess, stack.slice_nm)
@@ -286,11 +288,14 @@ def fit_instrument(
     milled = milled.result() if milled is not None else None
     matched = match_contrast(default, grey, first)
 
+    few = stack.num_slices < FEW_SLICES and grey[0, 0].size < FEWEST_PIXELS
     if unknowns is None:
         # What a few slices show could be lit pores as well as faces: the guess must count.
         sd = _FRACTION_SD_OF_FEW if stack.num_slices < FEW_SLICES else _FRACTION_SD
         unknowns = default_unknowns(tilt_known=tilt_is_held(stack))
-        unknowns |= specimen_unknowns(specimen, fraction_sd=sd)
+        # Patches of 9 pixels, all that so few are compared by, do not show how large features are.
+        left = {n: v for n, v in specimen.items() if not (few and n in sizes)}
+        unknowns |= specimen_unknowns(left, fraction_sd=sd)
     # What the caller holds keeps the value that it was given.
     fixed = {n: v for n, v in leaves_by_name(default).items() if n not in unknowns}
     matched = even = replace_by_name(matched, fixed)
@@ -311,7 +316,6 @@ def fit_instrument(
     def held_out(instrument, specimen):
         return problem.held_out_distance(instrument, specimen, *held_args, key_held)
 
-    few = stack.num_slices < FEW_SLICES and grey[0, 0].size < FEWEST_PIXELS
     refines = settings.refine is not None and not few
     key_gauges, key_refine = jax.random.split(key_start)
     with beside() as other_core:
@@ -338,7 +342,8 @@ def fit_instrument(
     if settings.refine is not None and few:
         warnings.append(
             "so few and small images do not determine the moments that a fit ends with and that "
-            "its errors come from: they were left out, and no errors are stated."
+            "its errors come from: they were left out, and no errors are stated"
+            + ("; the specimen's sizes are held at those that it started with." if sizes else ".")
         )
     if stage is not None:
         moments = stage.result()
