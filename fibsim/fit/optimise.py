@@ -261,7 +261,7 @@ def fit_instrument(
     solid_fraction = guess_solid_fraction(shallowest(grey, stack))
     guess = KINDS[kind].guess(guess_feature_nm(grey, stack.pixel_nm), solid_fraction)
     guess |= dict(specimen or {})
-    sizes = [name for name in specimen or () if not name.endswith("fraction")]
+    told = [name for name in specimen or () if not name.endswith("fraction")]
     below = settings.below_slices
     if below is None:
         below = slices_below(guess, stack.slice_nm)
@@ -294,14 +294,14 @@ def fit_instrument(
         sd = _FRACTION_SD_OF_FEW if stack.num_slices < FEW_SLICES else _FRACTION_SD
         unknowns = default_unknowns(tilt_known=tilt_is_held(stack))
         # Patches of 9 pixels, all that so few are compared by, do not show how large features are.
-        left = {n: v for n, v in specimen.items() if not (few and n in sizes)}
+        left = {n: v for n, v in specimen.items() if not (few and n in told)}
         unknowns |= specimen_unknowns(left, fraction_sd=sd)
     # What the caller holds keeps the value that it was given.
     fixed = {n: v for n, v in leaves_by_name(default).items() if n not in unknowns}
     matched = even = replace_by_name(matched, fixed)
     if milled is not None:
-        sizes = {n: jnp.asarray(v, float) for n, v in milled.values.items()}
-        matched = replace_by_name(even, sizes)
+        faults = {n: jnp.asarray(v, float) for n, v in milled.values.items()}
+        matched = replace_by_name(even, faults)
     origin = start_point(matched, specimen, unknowns)
     real, starts = jnp.asarray(part.grey), jnp.asarray(part.starts)
     objective = _Objective(
@@ -343,7 +343,7 @@ def fit_instrument(
         warnings.append(
             "so few and small images do not determine the moments that a fit ends with and that "
             "its errors come from: they were left out, and no errors are stated"
-            + ("; the specimen's sizes are held at those that it started with." if sizes else ".")
+            + ("; the specimen's sizes are held at those that it started with." if told else ".")
         )
     if stage is not None:
         moments = stage.result()
