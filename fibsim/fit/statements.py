@@ -22,6 +22,8 @@ UNDETERMINED = 0.2
 # An error grows by half where this share of the expected scatter is missed.
 _MISFIT = 2.0
 _CORRELATED = 0.9
+# Less is not worth a word.
+_LEAST_DRIFT_NM = 0.05
 _OWN_UNITS = {"gain": "grey/yield", "offset": "grey"}
 _UNITS = {"nm": "nm", "deg": "°", "grey": "grey", "electrons": "electrons", "kev": "keV"}
 
@@ -132,11 +134,12 @@ def statements(result: FitResult) -> list[str]:
     uneven = result.unevenness
     if uneven is not None and uneven.found:
         jitter, drift = "faults.thickness_sd", "faults.drift_nm"
+        size, error = uneven.values[drift], uneven.errors[drift]
+        drifts = f", and drift by {size:.1f} +- {error:.1f} nm" if size >= _LEAST_DRIFT_NM else ""
         said.append(
             f"The slices are unevenly thick, by {100 * uneven.values[jitter]:.0f} "
-            f"+- {100 * uneven.errors[jitter]:.0f} % rms, and drift by {uneven.values[drift]:.1f} "
-            f"+- {uneven.errors[drift]:.1f} nm; simulated stacks do so too. fibsim milling lists "
-            "every slice and puts slices back in their place."
+            f"+- {100 * uneven.errors[jitter]:.0f} % rms{drifts}; simulated stacks do so too. "
+            "fibsim milling lists every slice and puts slices back in their place."
         )
     if refinement is None:
         said.append("No errors were computed, since the fit ended with its descent.")
