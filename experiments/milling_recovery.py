@@ -88,10 +88,18 @@ class Twin:
     walk: bool = False
     side: int = 128
 
+    @property
+    def grid(self) -> dict[str, float]:
+        """``slice_nm``, ``pixel_nm`` and ``tilt_deg``."""
+        geometry = self.instrument.geometry
+        return {f.name: float(getattr(geometry, f.name)) for f in dataclasses.fields(geometry)}
+
 
 def made_up(case: str) -> Twin:
     asked = CASES[case]
-    base = make_instrument(beam_kev=BEAM_KEV, pixel_nm=PIXEL_NM, slice_nm=SLICE_NM)
+    base = make_instrument(
+        beam_kev=BEAM_KEV, pixel_nm=PIXEL_NM, slice_nm=SLICE_NM, tilt_deg=TILT_DEG
+    )
     faults = {
         "thickness_sd": asked.jitter, "drift_nm": asked.drift_px * PIXEL_NM, "flicker_sd": 0.03,
         "curtain_sd": 0.03, "line_grey": 2.0,
@@ -114,8 +122,7 @@ def fitted(path: Path) -> Twin:
 def record(asked: Twin, seed: int):
     """8-bit images, the milling behind them, and the drift of the channels; ``(c, slice, 2)``."""
     instrument, side = asked.instrument, asked.side + MARGIN
-    pixel_nm, slice_nm = (float(v) for v in (instrument.geometry.pixel_nm,
-                                             instrument.geometry.slice_nm))  # fmt: skip
+    pixel_nm, slice_nm = asked.grid["pixel_nm"], asked.grid["slice_nm"]
     key_specimen, key_run, key_channels = jax.random.split(jax.random.key(seed), 3)
     specimen = make_specimen(
         asked.kind,
@@ -161,11 +168,9 @@ def _rms(values: np.ndarray) -> float:
 def scores(asked: Twin, seed: int) -> dict[str, float]:
     """All measures of one twin; drift in pixels, thickness in nm."""
     images, milling, between = record(asked, seed)
-    geometry = asked.instrument.geometry
-    grid = {f.name: float(getattr(geometry, f.name)) for f in dataclasses.fields(geometry)}
-    pixel_nm, slice_nm = grid["pixel_nm"], grid["slice_nm"]
+    pixel_nm, slice_nm = asked.grid["pixel_nm"], asked.grid["slice_nm"]
     started = time.perf_counter()
-    found = estimate_milling(images, **grid)
+    found = estimate_milling(images, **asked.grid)
     seconds = time.perf_counter() - started
     true = np.asarray(milling.thickness_nm, float)[:-1]
     true = true - true.mean() + slice_nm

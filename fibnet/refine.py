@@ -43,6 +43,7 @@ from fibsim.fit import (
     sight_of,
 )
 from fibsim.instrument import Instrument
+from fibsim.layers import slices_of_steps
 from fibsim.milling import Milling
 from fibsim.specimens import Ground, slices_to_ground
 from fibsim.stack import Stack
@@ -209,7 +210,7 @@ def refine_volume(
     misfit = jnp.asarray(regression.fitted.misfit_grey, jnp.float32)
     ground_row = slices_to_ground(ground, stack.slice_nm)
     below = regression.below_slices
-    sight = sight_of(regression.instrument, face_count(0, below) - 1)
+    sight = sight_of(regression.instrument, sum(slices_of_steps(below)))
     tiles = list(
         _tiles(np.asarray(fraction) > 0.5, regression.weights, below, ground_row, sight, how)
     )

@@ -115,10 +115,11 @@ def bulge_midway(field: Float[np.ndarray, "face y x"], *, logit: bool = False) -
     def excess(bulge: float) -> float:
         return solid(midway + bulge) - at_faces
 
-    if excess(0.0) == 0:
+    without = excess(0.0)
+    if without == 0:
         return 0.0
-    largest = float(np.copysign(_LARGEST_BULGE, -excess(0.0)))
-    reached = excess(0.0) * excess(largest) <= 0
+    largest = float(np.copysign(_LARGEST_BULGE, -without))
+    reached = without * excess(largest) <= 0
     return brentq(excess, 0.0, largest, xtol=1e-7) if reached else largest
 
 

@@ -54,6 +54,7 @@ from fibsim.fit.unknowns import (
     start_point,
 )
 from fibsim.instrument import Instrument
+from fibsim.layers import slices_of_steps
 from fibsim.milling import Milling
 from fibsim.specimens import Ground, slices_to_ground
 from fibsim.stack import Stack
@@ -249,7 +250,6 @@ def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
         below = _below(surfaces, fraction, stack)
     slices = stack.num_slices
     below = min(below, slices - 1)
-    seen = face_count(0, below) - 1
     room = [min(n, settings.crop_px + 2 * settings.margin_px) for n in grey.shape[2:]]
     margin = min(settings.margin_px, *((n - 1) // 4 for n in room))
     settings = dataclasses.replace(settings, below_slices=below, margin_px=margin)
@@ -262,7 +262,7 @@ def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
         side=tuple(room),
         ground_row=slices_to_ground(ground, stack.slice_nm),
         reach_px=stack.slice_nm / stack.pixel_nm,
-        sight=sight_of(instrument, seen),
+        sight=sight_of(instrument, sum(slices_of_steps(below))),
     )
     field = level_field(central_part(volume), reach_px=where.reach_px)
     dtype = instrument.detector.gain.dtype
