@@ -13,7 +13,7 @@ from fibsim.errors import InputError
 from fibsim.fit.unevenness import unevenness
 from fibsim.milling_command import milling_table
 from fibsim.realign import MillingEstimate, findings
-from fibsim.realign.coarse import coarse_displacements, displacement_sizes
+from fibsim.realign.coarse import coarse_displacements, displacement_sizes, likeness
 from fibsim.realign.drift import slowness
 from fibsim.stack import Channel
 
@@ -233,11 +233,19 @@ def test_a_stack_too_small_to_tell_has_no_sizes():
     assert unevenness(images.astype(np.float32), **VOXEL) is None
 
 
-def test_slices_of_noise_alone_are_refused_and_have_no_sizes():
-    noise = np.random.default_rng(0).normal(100, 10, (2, 16, 64, 64)).astype(np.float32)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_slices_of_noise_alone_are_refused_and_have_no_sizes(channels):
+    noise = np.random.default_rng(0).normal(100, 10, (channels, 16, 64, 64)).astype(np.float32)
     with pytest.raises(InputError, match="no structure that could be followed"):
         estimate_milling(noise, **VOXEL)
     assert unevenness(noise, **VOXEL) is None
+
+
+def test_slices_are_like_their_neighbours_and_unrelated_ones_are_not():
+    recorded = recording(seed=2, slices=8, side=48)[0].astype(np.float32)[:1]
+    unrelated = [recording(seed=seed, slices=8, side=48)[0][:1, 0] for seed in range(3, 11)]
+    assert likeness(recorded) > 1.5
+    assert likeness(np.stack(unrelated, axis=1).astype(np.float32)) < 1.25
 
 
 def test_the_middle_of_a_large_stack_stands_for_it(monkeypatch):

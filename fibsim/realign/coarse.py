@@ -1,12 +1,14 @@
 """Displacements of the slices to about half a pixel, whatever their size: a start for the rest."""
 
+import itertools
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 
 from fibsim.realign.drift import DriftSize, slowness, without_lean
 from fibsim.realign.tiles import periodic_spectrum
 
-__all__ = ["coarse_displacements", "correlation_peak", "displacement_sizes"]
+__all__ = ["coarse_displacements", "correlation_peak", "displacement_sizes", "likeness"]
 
 _LAGS = (1, 2, 3)
 _BLUR_PX = 1.5
@@ -30,6 +32,30 @@ def correlation_peak(
     return np.where(place > size / 2, place - size, place), float(correlation[tuple(top)])
 
 
+def _spectra(images: Float[np.ndarray, "channel slice y x"]) -> list[Complex[np.ndarray, "c y x"]]:
+    """Of every slice, of unit power, after a Gaussian and without row and column means."""
+    slices, y, x = images.shape[1:]
+    fy, fx = 2 * np.pi * np.fft.fftfreq(y)[:, None], 2 * np.pi * np.fft.fftfreq(x)
+    keep = np.exp(-(fy**2 + fx**2) * _BLUR_PX**2 / 2) * (fy != 0) * (fx != 0)
+    spectra = [periodic_spectrum(images[:, k].astype(float)) * keep for k in range(slices)]
+    return [s / np.sqrt(np.mean(np.abs(s) ** 2, axis=(1, 2), keepdims=True)) for s in spectra]
+
+
+def likeness(images: Float[np.ndarray, "channel slice y x"]) -> float:
+    """How much higher slices correlate with the next than unrelated images of their spectrum would.
+
+    The unrelated image is the next slice turned by 180 degrees. Median over the slices of the
+    peaks' heights, one divided by the other; about 1 if slices have nothing in common.
+    """
+
+    def height(first: np.ndarray, second: np.ndarray) -> float:
+        return correlation_peak(np.fft.ifft2((second * first).mean(0)).real)[1]
+
+    pairs = list(itertools.pairwise(_spectra(images)))
+    seen = np.median([height(a.conj(), b) for a, b in pairs])
+    return float(seen / np.median([height(a, b) for a, b in pairs]))
+
+
 def coarse_displacements(
     images: Float[np.ndarray, "channel slice y x"],
 ) -> Float[np.ndarray, "slice 2"]:
@@ -42,11 +68,7 @@ def coarse_displacements(
     alike and peak in the wrong place. A constant displacement per slice along y cannot be told
     from the beam's lean and is taken off.
     """
-    slices, y, x = images.shape[1:]
-    fy, fx = 2 * np.pi * np.fft.fftfreq(y)[:, None], 2 * np.pi * np.fft.fftfreq(x)
-    keep = np.exp(-(fy**2 + fx**2) * _BLUR_PX**2 / 2) * (fy != 0) * (fx != 0)
-    spectra = [periodic_spectrum(images[:, k].astype(float)) * keep for k in range(slices)]
-    spectra = [s / np.sqrt(np.mean(np.abs(s) ** 2, axis=(1, 2), keepdims=True)) for s in spectra]
+    slices, spectra = images.shape[1], _spectra(images)
     pairs = [(i, i + n) for n in _LAGS for i in range(slices - n)]
     seen, trust = np.empty((len(pairs), 2)), np.empty(len(pairs))
     for row, (i, j) in enumerate(pairs):
