@@ -34,6 +34,7 @@ from fibsim.fit import (
     grey_levels,
     regress_instrument,
     regression_unknowns,
+    run_as_seen,
     stack_residual,
 )
 from fibsim.fit.resemble import resembling_kinds
@@ -174,6 +175,7 @@ def _regress(stack, fraction, here, content, prior, settings, seed, progress) ->
             fraction,
             content.instrument,
             prior=prior,
+            run=run_as_seen(stack, tilt_deg=float(content.instrument.geometry.tilt_deg)),
             ground=content.ground,
             settings=settings,
             seed=seed,

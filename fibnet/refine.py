@@ -40,6 +40,7 @@ from fibsim.fit import (
     mirrored,
     regress_instrument,
     robust_loss,
+    run_as_seen,
     sight_of,
 )
 from fibsim.instrument import Instrument
@@ -318,6 +319,7 @@ def regress_and_refine(
         if progress is not None:
             progress(step, steps, f"refit, loss {loss:.3f}")
 
+    run = run_as_seen(stack, tilt_deg=float(instrument.geometry.tilt_deg))
     level, refined = 0.0, fraction
     for _ in range(settings.rounds):
         found = regress_instrument(
@@ -325,6 +327,7 @@ def regress_and_refine(
             refined,
             instrument,
             prior=prior,
+            run=run,
             ground=ground,
             settings=regression,
             seed=seed,

@@ -15,6 +15,7 @@ import numpy as np
 import fibsim
 from fibsim.fit import (
     RegressionSettings,
+    RunPrior,
     default_unknowns,
     expected_faces,
     robust_loss,
@@ -221,6 +222,12 @@ def check_regression():
         misfit=free["misfit"] - 0.2,
         surfaces=(jnp.full(6, 0.3), jnp.full(6, 0.5)),
         bulge=jnp.asarray(0.15),
+        run=RunPrior(
+            thickness=jnp.asarray(rng.uniform(0.8, 1.2, 5)),
+            thickness_sd=jnp.asarray(rng.uniform(0.05, 0.2, 5)),
+            drift=jnp.asarray(rng.uniform(-0.2, 0.2, (5, 2))),
+            drift_sd=jnp.asarray(rng.uniform(0.5, 1.0, (5, 2))),
+        ),
     )
     model = (tuple(unknowns.items()), how)
     value = jax.jit(lambda free: regression_objective(free, known, crop, model))

@@ -215,7 +215,7 @@ def test_a_network_that_explains_less_is_not_kept(problem, segmenter, tmp_path, 
     assert last is segmenter
 
 
-def test_refits_have_the_priors_given_not_the_result_before(
+def test_refits_have_the_priors_given_and_the_slices_as_seen(
     problem, segmenter, tmp_path, monkeypatch
 ):
     stack, content, settings = problem
@@ -224,13 +224,15 @@ def test_refits_have_the_priors_given_not_the_result_before(
     seen = []
 
     def regress(*args, **kwargs):
-        seen.append((args[2], kwargs["prior"]))
-        return regress_instrument(*args, **kwargs)
+        seen.append((args[2], kwargs["prior"], kwargs["run"]))
+        return regress_instrument(*args, **(kwargs | {"run": None}))
 
+    monkeypatch.setattr(rounds_of, "run_as_seen", lambda stack, tilt_deg: ("run", tilt_deg))
     monkeypatch.setattr(rounds_of, "regress_instrument", regress)
     problem = stack, content, dataclasses.replace(settings, rounds=1)
     rounds(problem, segmenter, tmp_path, prior=prior)
-    (start, centre), *_ = seen
+    (start, centre, run), *_ = seen
+    assert run == ("run", float(content.instrument.geometry.tilt_deg))
     assert leaves_by_name(start)["interaction.se_escape_nm"] == known
     assert leaves_by_name(centre)["interaction.se_escape_nm"] == pytest.approx(1.3 * known)
 

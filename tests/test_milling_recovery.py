@@ -1,6 +1,7 @@
 """Thickness and drift from the images alone, and slices put back where they belong."""
 
 import csv
+import dataclasses
 import re
 
 import numpy as np
@@ -10,12 +11,12 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from fibsim import estimate_milling, io, reposition
 from fibsim.cli import main
 from fibsim.errors import InputError
-from fibsim.fit.unevenness import unevenness
+from fibsim.fit.unevenness import run_as_seen, unevenness
 from fibsim.milling_command import milling_table
 from fibsim.realign import MillingEstimate, findings
 from fibsim.realign.coarse import coarse_displacements, displacement_sizes, likeness
 from fibsim.realign.drift import slowness
-from fibsim.stack import Channel
+from fibsim.stack import Channel, Stack
 
 SLICE_NM, PIXEL_NM = 10.0, 4.0
 VOXEL = dict(slice_nm=SLICE_NM, pixel_nm=PIXEL_NM, tilt_deg=0.0)
@@ -246,6 +247,29 @@ def test_slices_are_like_their_neighbours_and_unrelated_ones_are_not():
     unrelated = [recording(seed=seed, slices=8, side=48)[0][:1, 0] for seed in range(3, 11)]
     assert likeness(recorded) > 1.5
     assert likeness(np.stack(unrelated, axis=1).astype(np.float32)) < 1.25
+
+
+def test_a_run_is_seen_in_the_middle_of_all_slices(monkeypatch):
+    images, *_ = recording(seed=2, slices=8, side=48)
+    stack = Stack(
+        images=images,
+        channels=tuple(
+            Channel(name=f"{kev} kV", beam_kev=kev, detector="SE") for kev in (1.0, 2.0)
+        ),
+        **dict(VOXEL, tilt_deg=None),
+    )
+    run = run_as_seen(stack, tilt_deg=VOXEL["tilt_deg"])
+    np.testing.assert_array_equal(run.thickness_nm, estimate_milling(images, **VOXEL).thickness_nm)
+    seen = []
+
+    def estimate(part, **grid):
+        seen.append((part.shape, grid["tilt_deg"]))
+        raise InputError("far enough")
+
+    monkeypatch.setattr("fibsim.fit.unevenness.estimate_milling", estimate)
+    wide = dataclasses.replace(stack, images=np.zeros((2, 70, 300, 280), np.uint8))
+    assert run_as_seen(wide, tilt_deg=12.0) is None
+    assert seen == [((2, 70, 256, 256), 12.0)]
 
 
 def test_the_middle_of_a_large_stack_stands_for_it(monkeypatch):

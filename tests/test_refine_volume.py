@@ -156,15 +156,16 @@ def test_refits_go_on_until_interfaces_rest(problem, monkeypatch):
     levels, given, starts = iter([0.2, 0.1, 0.01, 0.3]), [], []
     centre = dataclasses.replace(regression.instrument)
 
-    def regress(_, volume, *args, prior, **kwargs):
+    def regress(_, volume, *args, prior, run, **kwargs):
         given.append(volume)
-        assert prior is centre
+        assert prior is centre and run == "run"
         return dataclasses.replace(regression, level_px=next(levels))
 
     def refined(_, volume, *args, **kwargs):
         starts.append(volume)
         return 0.5 * volume, np.asarray([2.0, 1.0])
 
+    monkeypatch.setattr(refine, "run_as_seen", lambda stack, tilt_deg: "run")
     monkeypatch.setattr(refine, "regress_instrument", regress)
     monkeypatch.setattr(refine, "refine_volume", refined)
     result, facts = regress_and_refine(

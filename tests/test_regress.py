@@ -27,6 +27,7 @@ from fibsim.layers import sublayer_borders
 from fibsim.milling import nominal_milling
 from fibsim.noise import channel_noise
 from fibsim.presets import make_instrument
+from fibsim.realign import MillingEstimate
 from fibsim.simulate_command import record
 from fibsim.specimens import Ground, draw, make_specimen, on_ground
 from fibsim.stack import virtual_stack
@@ -332,6 +333,54 @@ def test_interfaces_that_lie_too_far_inside_are_moved_out(recorded, instrument):
     assert found[1] - found[0] == pytest.approx(0.4, abs=0.12)
 
 
+def estimate_of(thickness_nm, *, se_nm):
+    """As `estimate_milling` would return of a run whose thickness is known that well."""
+    slices = len(thickness_nm)
+    return MillingEstimate(
+        thickness_nm=np.asarray(thickness_nm),
+        thickness_se_nm=np.full(slices, se_nm),
+        drift_nm=np.zeros((slices, 2)),
+        drift_se_nm=np.full((slices, 2), 0.5),
+        drift_sd_nm=np.zeros(2),
+        channel_drift_nm=np.zeros((2, slices, 2)),
+        channel_drift_se_nm=np.zeros(2),
+        brightness=np.ones((2, slices)),
+        jitter=0.3,
+        jitter_range=(0.2, 0.4),
+        slice_nm=10.0,
+        pixel_nm=4.0,
+        tilt_deg=38.0,
+    )
+
+
+def test_what_is_known_of_the_slices_is_where_they_start_and_stay(instrument):
+    """Slices uneven by 30 %, known to 1 nm: they explain more from the start, and are found."""
+    faults = dataclasses.replace(instrument.faults, thickness_sd=jnp.asarray(0.3))
+    sample = record(
+        dataclasses.replace(instrument, faults=faults),
+        kind="waves",
+        parameters={"solid_fraction": 0.4, "ligament_nm": 30.0},
+        slices=12,
+        side=48,
+        seed=4,
+    )
+    stack, truth = virtual_stack(sample.images, instrument), np.asarray(sample.solid)
+    thickness = np.asarray(sample.milling.thickness_nm)[:12]
+    known = estimate_of(thickness + np.random.default_rng(0).normal(size=12), se_nm=1.0)
+    with_it, without = (
+        regress_instrument(stack, truth, instrument, run=run, unknowns=FREE, settings=SETTINGS)
+        for run in (known, None)
+    )
+    assert np.all(with_it.start.explained > without.start.explained + 0.01)
+    assert np.all(with_it.fitted.explained > without.fitted.explained)
+    counted = with_it.weights > 0
+    wrong = [
+        np.std((np.asarray(result.milling.thickness_nm) - thickness)[counted])
+        for result in (with_it, without)
+    ]
+    assert wrong[0] < 1.2 and wrong[0] < 0.6 * wrong[1]
+
+
 def test_a_wrong_volume_explains_less(recorded, instrument):
     stack, truth, _ = recorded
     right = stack_residual(stack, truth, instrument, settings=SETTINGS)
@@ -356,6 +405,8 @@ def test_bad_input_is_named(recorded, instrument):
         regress_instrument(stack, 0 * truth, instrument)
     with pytest.raises(InputError, match="1 channels but the stack 2"):
         regress_instrument(stack, truth, make_instrument(beam_kev=[1.0]))
+    with pytest.raises(InputError, match="11 slices but the stack 12"):
+        regress_instrument(stack, truth, instrument, run=estimate_of(np.ones(11), se_nm=1.0))
     single = dataclasses.replace(stack, images=stack.images[:, :1])
     with pytest.raises(InputError, match="single slice"):
         regress_instrument(single, truth[:1], instrument)

@@ -34,6 +34,7 @@ from fibsim.fit.statements import instrument_file_of as instrument_file_of
 from fibsim.fit.statements import standard_errors as standard_errors
 from fibsim.fit.statements import statements as statements
 from fibsim.fit.statements import table_of_unknowns as table_of_unknowns
+from fibsim.fit.unevenness import run_as_seen as run_as_seen
 from fibsim.fit.unknowns import Unknown as Unknown
 from fibsim.fit.unknowns import apply_unknowns as apply_unknowns
 from fibsim.fit.unknowns import default_unknowns as default_unknowns
@@ -71,6 +72,7 @@ __all__ = [
     "regress_instrument",
     "regression_unknowns",
     "robust_loss",
+    "run_as_seen",
     "slices_below",
     "specimen_unknowns",
     "stack_residual",

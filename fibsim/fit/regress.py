@@ -36,6 +36,7 @@ from fibsim.fit.robust import (
     Crop,
     Known,
     RegressionSettings,
+    RunPrior,
     SliceMilling,
     expected_crop,
     in_prior_sd,
@@ -56,6 +57,7 @@ from fibsim.fit.unknowns import (
 from fibsim.instrument import Instrument
 from fibsim.layers import slices_of_steps
 from fibsim.milling import Milling
+from fibsim.realign import MillingEstimate
 from fibsim.specimens import Ground, slices_to_ground
 from fibsim.stack import Stack
 
@@ -73,6 +75,8 @@ __all__ = [
 _OUTLIER_SD = 4.0
 # Distance to the interface inside the ground: by far the largest, so that its top stays flat.
 _DEEP_PX = 1e3
+# Thickness and drift are never known better than this, in slices and in pixels.
+_LEAST_SD = 0.02
 # A median absolute deviation times this is the standard deviation of a normal distribution.
 _MAD = 1.4826
 
@@ -107,7 +111,7 @@ class RegressionResult:
     Attributes:
         instrument: refitted.
         milling: each slice's thickness, drift and brightness; without curtains and lines.
-        start, fitted: residuals with the given instrument and a faultless run, and in the end.
+        start, fitted: residuals with the given instrument and run, and in the end.
         moved: unknown -> how far it moved, in standard deviations of its prior.
         level_px: by how many pixels all interfaces of the segmentation should lie further out of
             the solid.
@@ -239,7 +243,33 @@ def regression_unknowns(*, tilt_known: bool) -> dict[str, Unknown]:
     return {name: u for name, u in table.items() if not name.startswith("noise.")}
 
 
-def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
+def _run_prior(
+    slices: int, known: MillingEstimate | None, settings: RegressionSettings, dtype
+) -> RunPrior:
+    """What is known of the slices: of a faultless run how far one may be from it."""
+    if known is None:
+        values = RunPrior(
+            thickness=np.ones(slices),
+            thickness_sd=np.full(slices, settings.thickness_sd),
+            drift=np.zeros((slices, 2)),
+            drift_sd=np.full((slices, 2), settings.drift_px),
+        )
+    elif len(known.thickness_nm) != slices:
+        raise InputError(
+            f"the run has {len(known.thickness_nm)} slices but the stack {slices}; give the "
+            "estimate of this stack."
+        )
+    else:
+        values = RunPrior(
+            thickness=known.thickness_nm / known.slice_nm,
+            thickness_sd=np.maximum(known.thickness_se_nm / known.slice_nm, _LEAST_SD),
+            drift=known.drift_nm / known.pixel_nm,
+            drift_sd=np.maximum(known.drift_se_nm / known.pixel_nm, _LEAST_SD),
+        )
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), values)
+
+
+def _pose(stack, probability, instrument, prior, unknowns, settings, ground, run=None):
     """Where crops come from, what is given, the start, and the static side with all settings
     filled in."""
     volume = _checked(stack, probability, instrument, settings)
@@ -282,6 +312,7 @@ def _pose(stack, probability, instrument, prior, unknowns, settings, ground):
         misfit=free["misfit"],
         surfaces=(jnp.asarray(surfaces, dtype), jnp.asarray(fraction, dtype)),
         bulge=jnp.asarray(bulge_midway(field), dtype),
+        run=_run_prior(slices, run, settings, dtype),
     )
     return where, known, free, (tuple(unknowns.items()), settings)
 
@@ -313,7 +344,7 @@ def stack_residual(
         stack, solid_probability, instrument, None, unknowns, settings, ground
     )
     if milling is not None:
-        free["slices"] = in_prior_sd(milling, instrument, settings)
+        free["slices"] = in_prior_sd(milling, known.run, instrument, settings)
     free["level"] += level_px / settings.level_px
     return _residual(free, known, where.spread(settings.score_crops), model)
 
@@ -324,6 +355,7 @@ def regress_instrument(
     instrument: Instrument,
     *,
     prior: Instrument | None = None,
+    run: MillingEstimate | None = None,
     ground: Ground | None = None,
     unknowns: Mapping[str, Unknown] | None = None,
     settings: RegressionSettings | None = None,
@@ -347,6 +379,9 @@ def regress_instrument(
             own grid. May be a memory map.
         instrument: where to start.
         prior: centre of the priors, where the first stage started; ``instrument`` if not given.
+        run: thickness and drift of the slices as far as they are known (`fibsim.estimate_milling`):
+            where they start, and their priors with the standard errors. Without, slices are taken
+            for evenly milled but for the settings' standard deviations.
         ground: dense ground below the stack, if it has one.
         unknowns: which leaves are free; `regression_unknowns` if not given.
         optimiser: any `optax.GradientTransformation`; Adam with a clipped norm if not given.
@@ -354,16 +389,16 @@ def regress_instrument(
         progress: called with (step, steps, objective).
 
     Raises:
-        InputError: a volume of another shape or of one phase only, a single slice, an instrument
-            of other channels or of more than two materials, or a regression that does not stay
-            finite.
+        InputError: a volume of another shape or of one phase only, a single slice, a run of
+            other slices, an instrument of other channels or of more than two materials, or a
+            regression that does not stay finite.
     """
     settings = settings or RegressionSettings()
     noise_is_held = unknowns is not None and not noise_unknowns(unknowns)
     if unknowns is None:
         unknowns = regression_unknowns(tilt_known=tilt_is_held(stack))
     where, known, free, model = _pose(
-        stack, solid_probability, instrument, prior, unknowns, settings, ground
+        stack, solid_probability, instrument, prior, unknowns, settings, ground, run
     )
     crops = where.spread(settings.score_crops)
     start = _residual(free, known, crops, model)
@@ -418,7 +453,7 @@ def regress_instrument(
         free["unknowns"] = free["unknowns"] | of_noise
     return RegressionResult(
         instrument=fitted,
-        milling=run_of(free["slices"], fitted, stack.images.shape[2:], settings),
+        milling=run_of(free["slices"], known.run, fitted, stack.images.shape[2:], settings),
         start=start,
         fitted=_residual(free, known, crops, model),
         moved=moved_by(instrument, fitted, unknowns),

@@ -27,6 +27,7 @@ __all__ = [
     "Crop",
     "Known",
     "RegressionSettings",
+    "RunPrior",
     "SliceMilling",
     "expected_crop",
     "in_prior_sd",
@@ -59,7 +60,7 @@ class RegressionSettings:
         prior_weight: weight of the log prior beside the mean log likelihood of a grey value: one
             over the number of grey values of a crop that count as independent.
         thickness_sd, drift_px, brightness_sd: priors of each slice's own numbers (relative,
-            pixels, relative).
+            pixels, relative) around a faultless run, unless more is known of it (`RunPrior`).
         level_px: prior of the displacement of all interfaces (pixels).
         score_crops: crops on which residuals are measured, spread over the stack.
     """
@@ -87,14 +88,30 @@ class SliceMilling:
     """Each slice's own numbers in standard deviations of their priors, the regression's free space.
 
     Attributes:
-        thickness: of the slice's thickness from nominal; ``(slice,)``.
-        drift: displacement (y, x); ``(slice, 2)``.
+        thickness: of the slice's thickness; ``(slice,)``.
+        drift: of its displacement (y, x); ``(slice, 2)``.
         brightness: of its brightness from 1; ``(slice,)``.
     """
 
     thickness: Float[Array, " slice"]
     drift: Float[Array, "slice 2"]
     brightness: Float[Array, " slice"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunPrior:
+    """Centre and standard deviation of the priors of each slice's thickness and drift.
+
+    Attributes:
+        thickness, thickness_sd: in nominal thicknesses; ``(slice,)``.
+        drift, drift_sd: (y, x) in pixels; ``(slice, 2)``.
+    """
+
+    thickness: Float[Array, " slice"]
+    thickness_sd: Float[Array, " slice"]
+    drift: Float[Array, "slice 2"]
+    drift_sd: Float[Array, "slice 2"]
 
 
 @jax.tree_util.register_dataclass
@@ -126,6 +143,7 @@ class Known:
         misfit: centre of the misfits' (log grey values); ``(channel,)``.
         surfaces: `fibsim.fit.faces.face_surfaces` of the volume.
         bulge: `fibsim.fit.faces.bulge_midway` of its field.
+        run: what is known of the whole stack's slices.
     """
 
     instrument: Instrument
@@ -133,30 +151,39 @@ class Known:
     misfit: Float[Array, " channel"]
     surfaces: tuple[Array, Array]
     bulge: Float[Array, ""]
+    run: RunPrior
 
 
 Model = tuple[tuple[tuple[str, Unknown], ...], RegressionSettings]
 """The static side of a regression: the unknowns as pairs, and the settings."""
 
 
-def run_of(slices: SliceMilling, instrument: Instrument, width, how: RegressionSettings):
+def run_of(
+    slices: SliceMilling,
+    prior: RunPrior,
+    instrument: Instrument,
+    width: tuple[int, int],
+    how: RegressionSettings,
+) -> Milling:
     """The run that a `SliceMilling` stands for; ``width`` is the images' (y, x)."""
     geometry = instrument.geometry
-    stretch = jnp.maximum(1 + how.thickness_sd * slices.thickness, THINNEST)
+    stretch = jnp.maximum(prior.thickness + prior.thickness_sd * slices.thickness, THINNEST)
     return dataclasses.replace(
         nominal_milling(instrument, (slices.brightness.shape[0], *width)),
         thickness_nm=geometry.slice_nm * stretch,
-        drift_nm=how.drift_px * geometry.pixel_nm * slices.drift,
+        drift_nm=geometry.pixel_nm * (prior.drift + prior.drift_sd * slices.drift),
         brightness=1 + how.brightness_sd * slices.brightness,
     )
 
 
-def in_prior_sd(milling: Milling, instrument: Instrument, how: RegressionSettings) -> SliceMilling:
+def in_prior_sd(
+    milling: Milling, prior: RunPrior, instrument: Instrument, how: RegressionSettings
+) -> SliceMilling:
     """The inverse of `run_of`."""
     geometry = instrument.geometry
     return SliceMilling(
-        thickness=(milling.thickness_nm / geometry.slice_nm - 1) / how.thickness_sd,
-        drift=milling.drift_nm / (how.drift_px * geometry.pixel_nm),
+        thickness=(milling.thickness_nm / geometry.slice_nm - prior.thickness) / prior.thickness_sd,
+        drift=(milling.drift_nm / geometry.pixel_nm - prior.drift) / prior.drift_sd,
         brightness=(milling.brightness - 1) / how.brightness_sd,
     )
 
@@ -174,11 +201,11 @@ def expected_crop(free, known: Known, crop: Crop, model: Model) -> tuple[Array, 
     """
     unknowns, how = model
     instrument, _ = apply_unknowns(free["unknowns"], known.instrument, {}, dict(unknowns))
-    own = jax.tree.map(lambda leaf: leaf[crop.rows], free["slices"])
+    own, prior = jax.tree.map(lambda leaf: leaf[crop.rows], (free["slices"], known.run))
     expected = expected_faces(
         crop.field + how.level_px * free["level"],
         instrument,
-        run_of(own, instrument, crop.field.shape[1:], how),
+        run_of(own, prior, instrument, crop.field.shape[1:], how),
         num_slices=crop.grey.shape[1],
         below_slices=how.below_slices,
         sublayers=how.sublayers,

@@ -1,4 +1,5 @@
-"""How unevenly a stack was milled: the sizes of its faults, so that simulated stacks have them."""
+"""How unevenly a stack was milled: its slices for a regression, the sizes of its faults for
+simulated stacks."""
 
 import dataclasses
 
@@ -8,11 +9,12 @@ from jaxtyping import Float
 from fibsim.errors import InputError
 from fibsim.fit.faces import central_part
 from fibsim.realign import MillingEstimate, estimate_milling
+from fibsim.stack import Stack
 
-__all__ = ["Unevenness", "unevenness"]
+__all__ = ["Unevenness", "run_as_seen", "unevenness"]
 
 # The middle of a large stack stands for it, so that the cost does not grow with the stack.
-_MOST = (64, 256, 256)
+_SLICES, _PIXELS = 64, (256, 256)
 # Half of a central 95 % in standard deviations.
 _NORMAL_95 = 1.96
 
@@ -44,6 +46,24 @@ def _drift(estimate: MillingEstimate) -> tuple[float, float]:
     return size, float(of_variance / max(2 * size, np.sqrt(of_variance)))
 
 
+def _estimated(grey, most: tuple[int, int, int], grid: dict) -> MillingEstimate | None:
+    part = np.stack([central_part(channel, most) for channel in grey])
+    try:
+        return estimate_milling(part, **grid)
+    except InputError:
+        return None
+
+
+def run_as_seen(stack: Stack, *, tilt_deg: float | None) -> MillingEstimate | None:
+    """`fibsim.estimate_milling` of every slice, by the middle of large images.
+
+    None of a stack that is too small to tell, that has a slice of one grey value, or whose slices
+    have nothing in common.
+    """
+    grid = dict(slice_nm=stack.slice_nm, pixel_nm=stack.pixel_nm, tilt_deg=tilt_deg)
+    return _estimated(stack.images, (stack.num_slices, *_PIXELS), grid)
+
+
 def unevenness(
     grey: Float[np.ndarray, "channel slice y x"],
     *,
@@ -53,15 +73,12 @@ def unevenness(
 ) -> Unevenness | None:
     """Jitter of the thickness and drift of a stack, by `fibsim.estimate_milling`.
 
-    None of a stack that is too small to tell, that has a slice of one grey value, or whose slices
-    have nothing in common. What the images show of a walk from slice to slice counts as
+    None where `run_as_seen` is. What the images show of a walk from slice to slice counts as
     independent displacements, which differ between neighbours as much.
     """
-    part = np.stack([central_part(channel, _MOST) for channel in grey])
     grid = dict(slice_nm=slice_nm, pixel_nm=pixel_nm, tilt_deg=tilt_deg)
-    try:
-        estimate = estimate_milling(part, **grid)
-    except InputError:
+    estimate = _estimated(grey, (_SLICES, *_PIXELS), grid)
+    if estimate is None:
         return None
     low, high = estimate.jitter_range
     drift_nm, drift_error = _drift(estimate)
