@@ -2,30 +2,41 @@
 
 Claim: on zirconia grains at 0.8 and 3 kV (secondaries, tilted), Dice is 0.985 where the best Otsu
 has 0.906 and a network taught by the stack's own truth 0.988; on nanoporous copper, imaged upright
-at 1.5 kV (secondaries), 4 and 8 kV (backscatter), 0.974 where these have 0.732 and 0.981: 0.003 and
-0.007 short of the taught networks, within the goal of 0.015.
+at 1.5 kV (secondaries), 4 and 8 kV (backscatter), 0.974 where these have 0.732 and 0.981; on
+hierarchical gold over dense ground at 1, 2 and 4 kV (secondaries and a tenth of the backscatter,
+tilted, slices uneven by 12 %) 0.929 where these have 0.628 and 0.935: 0.003, 0.007 and 0.006 short
+of the taught networks, within the goal of 0.015.
 
 Command: ``python experiments/other_instruments.py OUT [--case CASE]`` (a case takes half an hour on
-2 cores, half of it for the recording of copper). A recording is made by our Monte Carlo, which
-shares no law of imaging with the forward model, with uneven slices, flicker, curtains and line
-noise; ``fibnet reconstruct`` is told what a user would know. The truth is read after it has ended.
+2 cores, half of it for the recording of copper, a quarter for that of gold). A recording is made by
+our Monte Carlo, which shares no law of imaging with the forward model, with uneven slices, flicker,
+curtains and line noise; ``fibnet reconstruct`` is told what a user would know. The truth is read
+after it has ended.
 
 Measured (preset standard, seed 0; Dice without pixels that are half solid; the labels' porosity,
-true 0.580 for copper, 0.446 for zirconia, by the voxels)::
+true 0.580 for copper, 0.446 for zirconia, 0.772 for gold, by the voxels; zirconia by the refits of
+before, see below)::
 
-                                            copper            zirconia
-                                         Dice  porosity    Dice  porosity
-    first network                      0.9725     0.592  0.9850     0.450
-    after a round of alternation       0.9718     0.600  0.9849     0.447
-    refined, the result                0.9741     0.594  0.9849     0.446
-    Otsu, best channel                 0.7319         -  0.9058         -
-    taught by the other half's truth   0.9807         -  0.9881         -
+                                            copper            zirconia              gold
+                                         Dice  porosity    Dice  porosity    Dice  porosity
+    first network                      0.9725     0.592  0.9850     0.450  0.9297     0.764
+    after a round of alternation       0.9716     0.600  0.9849     0.447  0.9323     0.763
+    refined, the result                0.9739     0.595  0.9849     0.446  0.9289     0.754
+    Otsu, best channel                 0.7319         -  0.9058         -  0.6280         -
+    taught by the other half's truth   0.9807         -  0.9881         -  0.9347         -
 
-Copper: mean ligament 44.0 (44.0) nm, surface 30.0 (30.0) 1/um, Euler number -129 (-132). Zirconia:
-74.8 (74.2) nm, 24.5 (24.5) 1/um, -117 (-91); its spheres were taken for fibres. Of labels that call
-a pixel solid where more than half of it is, the porosity is 0.593 and 0.457. Of the stacks alone,
-without their mirror images, the results were 0.9728 and 0.9843, the taught networks 0.9792 and
-0.9871.
+Copper: mean ligament 43.9 (44.0) nm, surface 29.9 (30.0) 1/um, Euler number -129 (-132). Zirconia:
+74.8 (74.2) nm, 24.5 (24.5) 1/um, -117 (-91); its spheres were taken for fibres. Gold: 23.2 (21.6)
+nm, 31.4 (30.3) 1/um, -1053 (-1024). Of labels that call a pixel solid where more than half of it
+is, from which the numbers in brackets are, the porosity is 0.593, 0.457 and 0.786; those that call
+a pixel solid where half of it is have 0.758 in gold, whose ligaments are 5 pixels thick, and 23.1
+nm. Of the stacks alone, without their mirror images, copper and zirconia had 0.9728 and 0.9843, the
+taught networks 0.9792 and 0.9871.
+
+Before refits started from the slices that ``fibsim milling`` finds, and with a prior of 0.5 pixels
+instead of 0.1 for a displacement of all interfaces, copper had 0.9718 and 0.9741, porosity 0.600
+and 0.594, gold 0.9326 and 0.9269, porosity 0.761 and 0.750. With a prior of 0.05 they have 0.9729
+and 0.9304, porosity 0.598 and 0.758; with none of it in the refinement, 0.9721 and 0.9318.
 
 With refits whose priors lay around what the fit had found, and with less solid between the faces of
 a volume than at them, copper had 0.9723 and 0.9743, porosity 0.593 and 0.585, zirconia 0.9838 and
@@ -75,7 +86,12 @@ CROP = (12, 80, 80)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """A specimen and what records it: (keV, detector, electrons a pixel) of every channel."""
+    """A specimen and what records it: (keV, detector, electrons a pixel) of every channel.
+
+    ``uneven`` is the slices' relative standard deviation, ``bse_share`` the backscattered
+    electrons that a detector of secondaries counts, too, ``ground_nm`` the depth of dense ground
+    below the first face.
+    """
 
     material: str
     kind: str
@@ -85,6 +101,9 @@ class Case:
     seed: int
     slices: int = 40
     side_px: int = 96
+    uneven: float = 0.05
+    bse_share: float = 0.0
+    ground_nm: float = float("inf")
 
 
 CASES = {
@@ -104,19 +123,36 @@ CASES = {
         tilt_deg=36.0,
         seed=12,
     ),
+    "hierarchical": Case(
+        material="Au",
+        kind="hierarchical",
+        parameters=dict(
+            upper_fraction=0.45, upper_ligament_nm=110.0, lower_fraction=0.5, lower_ligament_nm=25.0
+        ),
+        channels=((1.0, "SE", 50), (2.0, "SE", 50), (4.0, "SE", 50)),
+        tilt_deg=38.0,
+        seed=13,
+        slices=48,
+        side_px=128,
+        uneven=0.12,
+        bse_share=0.1,
+        ground_nm=510.0,
+    ),
 }
 
 
 def milled(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The specimen's voxels, and the depth of every face in nm."""
-    steps = SLICE_NM * (1 + 0.05 * rng.normal(size=case.slices))
+    steps = SLICE_NM * (1 + case.uneven * rng.normal(size=case.slices))
     faces = 4.0 + np.concatenate([[0.0], np.cumsum(steps[:-1])])
     across = round(case.side_px * PIXEL_NM / VOXEL_NM)
     shape = (round((faces[-1] + BELOW_NM) / VOXEL_NM), across, across)
     made = make(
         case.kind, key=jax.random.key(case.seed), shape=shape, voxel_nm=VOXEL_NM, **case.parameters
     )
-    return np.asarray(made.solid) > 0.5, faces
+    solid = np.asarray(made.solid) > 0.5
+    solid[np.arange(len(solid)) * VOXEL_NM >= faces[0] + case.ground_nm] = True
+    return solid, faces
 
 
 def face_fraction(fine: np.ndarray, faces_nm: np.ndarray) -> np.ndarray:
@@ -146,9 +182,10 @@ def recorded(case: Case, folder: Path) -> None:
             electrons=electrons,
             key=jax.random.key(100 * case.seed + number),
             tilt_deg=case.tilt_deg,
-            detectors=(detector,),
+            detectors=(detector, "BSE"),
         )
-        image = found.mean[0] * brightness * curtain
+        signal = found.mean[0] + (case.bse_share * found.mean[1] if detector == "SE" else 0.0)
+        image = signal * brightness * curtain
         low, high = np.percentile(image, (1, 99))
         grey = 30 + 180 * (image - low) / (high - low)
         grey = grey + rng.normal(size=(case.slices, case.side_px, 1))

@@ -42,6 +42,7 @@ SETTINGS = RegressionSettings(
     crop_slices=4,
     sublayers=2,
     below_slices=3,
+    level_px=0.5,
 )
 FREE = {
     "detector.gain": Unknown(transform="log", prior_sd=3.0),

@@ -61,7 +61,8 @@ class RegressionSettings:
             over the number of grey values of a crop that count as independent.
         thickness_sd, drift_px, brightness_sd: priors of each slice's own numbers (relative,
             pixels, relative) around a faultless run, unless more is known of it (`RunPrior`).
-        level_px: prior of the displacement of all interfaces (pixels).
+        level_px: prior of the displacement of all interfaces (pixels): about what networks' volumes
+            lay off, and what refits to true volumes found (docs/segmentation.md, Refinement).
         score_crops: crops on which residuals are measured, spread over the stack.
     """
 
@@ -78,7 +79,7 @@ class RegressionSettings:
     thickness_sd: float = 0.15
     drift_px: float = 1.0
     brightness_sd: float = 0.03
-    level_px: float = 0.5
+    level_px: float = 0.1
     score_crops: int = 12
 
 
