@@ -175,7 +175,9 @@ def _regress(stack, fraction, here, content, prior, settings, seed, progress) ->
             fraction,
             content.instrument,
             prior=prior,
-            run=run_as_seen(stack, tilt_deg=float(content.instrument.geometry.tilt_deg)),
+            run=run_as_seen(
+                stack, tilt_deg=float(content.instrument.geometry.tilt_deg), progress=show
+            ),
             ground=content.ground,
             settings=settings,
             seed=seed,

@@ -319,7 +319,8 @@ def regress_and_refine(
         if progress is not None:
             progress(step, steps, f"refit, loss {loss:.3f}")
 
-    run = run_as_seen(stack, tilt_deg=float(instrument.geometry.tilt_deg))
+    tilt_deg = float(instrument.geometry.tilt_deg)
+    run = run_as_seen(stack, tilt_deg=tilt_deg, progress=progress)
     level, refined = 0.0, fraction
     for _ in range(settings.rounds):
         found = regress_instrument(

@@ -227,7 +227,9 @@ def test_refits_have_the_priors_given_and_the_slices_as_seen(
         seen.append((args[2], kwargs["prior"], kwargs["run"]))
         return regress_instrument(*args, **(kwargs | {"run": None}))
 
-    monkeypatch.setattr(rounds_of, "run_as_seen", lambda stack, tilt_deg: ("run", tilt_deg))
+    monkeypatch.setattr(
+        rounds_of, "run_as_seen", lambda stack, tilt_deg, progress: ("run", tilt_deg)
+    )
     monkeypatch.setattr(rounds_of, "regress_instrument", regress)
     problem = stack, content, dataclasses.replace(settings, rounds=1)
     rounds(problem, segmenter, tmp_path, prior=prior)

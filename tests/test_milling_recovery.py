@@ -258,7 +258,11 @@ def test_a_run_is_seen_in_the_middle_of_all_slices(monkeypatch):
         ),
         **dict(VOXEL, tilt_deg=None),
     )
-    run = run_as_seen(stack, tilt_deg=VOXEL["tilt_deg"])
+    steps = []
+    run = run_as_seen(
+        stack, tilt_deg=VOXEL["tilt_deg"], progress=lambda *step: steps.append(step[:2])
+    )
+    assert steps == [(i, steps[0][1]) for i in range(1, steps[0][1] + 1)]
     np.testing.assert_array_equal(run.thickness_nm, estimate_milling(images, **VOXEL).thickness_nm)
     seen = []
 

@@ -165,7 +165,7 @@ def test_refits_go_on_until_interfaces_rest(problem, monkeypatch):
         starts.append(volume)
         return 0.5 * volume, np.asarray([2.0, 1.0])
 
-    monkeypatch.setattr(refine, "run_as_seen", lambda stack, tilt_deg: "run")
+    monkeypatch.setattr(refine, "run_as_seen", lambda stack, tilt_deg, progress: "run")
     monkeypatch.setattr(refine, "regress_instrument", regress)
     monkeypatch.setattr(refine, "refine_volume", refined)
     result, facts = regress_and_refine(

@@ -2,6 +2,7 @@
 simulated stacks."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
@@ -54,13 +55,19 @@ def _estimated(grey, most: tuple[int, int, int], grid: dict) -> MillingEstimate 
         return None
 
 
-def run_as_seen(stack: Stack, *, tilt_deg: float | None) -> MillingEstimate | None:
+def run_as_seen(
+    stack: Stack,
+    *,
+    tilt_deg: float | None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> MillingEstimate | None:
     """`fibsim.estimate_milling` of every slice, by the middle of large images.
 
     None of a stack that is too small to tell, that has a slice of one grey value, or whose slices
-    have nothing in common.
+    have nothing in common. ``progress`` is called with (done, total, text).
     """
     grid = dict(slice_nm=stack.slice_nm, pixel_nm=stack.pixel_nm, tilt_deg=tilt_deg)
+    grid["progress"] = progress
     return _estimated(stack.images, (stack.num_slices, *_PIXELS), grid)
 
 
