@@ -15,13 +15,12 @@ import numpy as np
 import fibsim
 from fibsim.fit import (
     RegressionSettings,
-    RunPrior,
     default_unknowns,
     expected_faces,
     robust_loss,
     start_point,
 )
-from fibsim.fit.robust import Crop, Known, SliceMilling, regression_objective
+from fibsim.fit.robust import Crop, Known, RunPrior, SliceMilling, regression_objective
 from fibsim.instrument import leaves_by_name, replace_by_name
 from fibsim.materials import material
 from fibsim.milling import Milling, nominal_milling

@@ -60,20 +60,26 @@ def instrument():
     return make_instrument(beam_kev=[1.0, 5.0], tilt_deg=38.0)
 
 
-@pytest.fixture(scope="module")
-def recorded(instrument):
-    """A stack whose brightness flickers, and its truth."""
-    faults = dataclasses.replace(instrument.faults, flicker_sd=jnp.asarray(0.05))
+def waves(instrument, *, seed, **sizes):
+    """A stack with faults of these sizes, its truth and its run."""
+    faults = {name: jnp.asarray(size) for name, size in sizes.items()}
+    faults = dataclasses.replace(instrument.faults, **faults)
     sample = record(
         dataclasses.replace(instrument, faults=faults),
         kind="waves",
         parameters={"solid_fraction": 0.4, "ligament_nm": 30.0},
         slices=12,
         side=48,
-        seed=2,
+        seed=seed,
     )
     stack = virtual_stack(sample.images, instrument)
     return stack, np.asarray(sample.solid), sample.milling
+
+
+@pytest.fixture(scope="module")
+def recorded(instrument):
+    """A stack whose brightness flickers, its truth and its run."""
+    return waves(instrument, seed=2, flicker_sd=0.05)
 
 
 def test_level_field_is_a_distance_that_keeps_the_interface():
@@ -356,17 +362,8 @@ def estimate_of(thickness_nm, *, se_nm):
 
 def test_what_is_known_of_the_slices_is_where_they_start_and_stay(instrument):
     """Slices uneven by 30 %, known to 1 nm: they explain more from the start, and are found."""
-    faults = dataclasses.replace(instrument.faults, thickness_sd=jnp.asarray(0.3))
-    sample = record(
-        dataclasses.replace(instrument, faults=faults),
-        kind="waves",
-        parameters={"solid_fraction": 0.4, "ligament_nm": 30.0},
-        slices=12,
-        side=48,
-        seed=4,
-    )
-    stack, truth = virtual_stack(sample.images, instrument), np.asarray(sample.solid)
-    thickness = np.asarray(sample.milling.thickness_nm)[:12]
+    stack, truth, milling = waves(instrument, seed=4, thickness_sd=0.3)
+    thickness = np.asarray(milling.thickness_nm)[:12]
     known = estimate_of(thickness + np.random.default_rng(0).normal(size=12), se_nm=1.0)
     with_it, without = (
         regress_instrument(stack, truth, instrument, run=run, unknowns=FREE, settings=SETTINGS)
