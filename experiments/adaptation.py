@@ -175,9 +175,8 @@ def segmentations(
         probability, facts = regress_and_refine(
             stack,
             volumes["fitted, randomised"],
-            content.instrument,
+            content,
             prior=start.instrument,
-            ground=content.ground,
             regression=PRESETS["standard"].regression,
             settings=VolumeRefinement(),
             seed=options.seed,

@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=96)
     options = parser.parse_args()
     # Without ground: how far a part of a stack stands above it would have to be told.
-    source = dataclasses.replace(source_from_file(options.out / "instrument.yaml"), ground=None)
+    file = options.out / "instrument.yaml"
+    source = dataclasses.replace(source_from_file(file), ground=None)
+    content = dataclasses.replace(load_instrument(file), ground=None)
     prior = load_instrument(options.out / "instrument_start.yaml").instrument
     segmenter = load_segmenter(options.out / "model")
     data = deep_enough(SimulatedData(slices=options.slices, side_px=options.side), source)
@@ -62,7 +64,7 @@ def main() -> None:
         refined, facts = regress_and_refine(
             virtual_stack(images, source.instrument),
             network,
-            source.instrument,
+            content,
             prior=prior,
             regression=PRESETS["standard"].regression,
             settings=VolumeRefinement(),

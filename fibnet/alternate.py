@@ -27,14 +27,14 @@ from fibnet.segment import predict
 from fibnet.segmenter import Segmenter, load_segmenter, save_segmenter
 from fibnet.train import TrainSettings, train
 from fibnet.training_log import recorded
+from fibnet.twin import refit
 from fibsim.errors import InputError
 from fibsim.fit import (
     ChannelResidual,
     RegressionSettings,
     grey_levels,
-    regress_instrument,
+    moved_by,
     regression_unknowns,
-    run_as_seen,
     stack_residual,
 )
 from fibsim.fit.resemble import resembling_kinds
@@ -119,10 +119,10 @@ def alternate(
             break
         here = folder / f"round_{number}"
         here.mkdir(parents=True, exist_ok=True)
-        regressed = _regress(
-            stack, fraction, here, content, prior, settings.regression, seed, progress
+        before = _generator(stack, fraction, here, content, seed, progress)
+        content = _refitted(
+            stack, fraction, here, before, prior, settings.regression, seed, progress
         )
-        content = _generator(stack, fraction, here, regressed, seed, progress)
         if not (here / "round.json").exists():
             source = source_from_file(here / "instrument.yaml")
             _train(source, fraction, here, segmenter, settings, seed + number, progress)
@@ -131,7 +131,7 @@ def alternate(
                 lambda here=here: _segment(load_segmenter(here / "model"), grey, progress),
                 stack.voxel_nm,
             )
-            record = _record(stack, fraction, found, here, content, settings)
+            record = _record(stack, fraction, found, here, settings)
             atomic_write_text(here / "round.json", json.dumps(record))
         record = json.loads((here / "round.json").read_text())
         records.append(record)
@@ -165,48 +165,50 @@ def _listed(residual: ChannelResidual) -> dict[str, list[float]]:
     return {k: [float(x) for x in v] for k, v in dataclasses.asdict(residual).items()}
 
 
-def _regress(stack, fraction, here, content, prior, settings, seed, progress) -> InstrumentFile:
-    """The refitted instrument, and in ``regression.json`` how it came about."""
-    path = here / "regressed.yaml"
+def _refitted(stack, fraction, here, content, prior, settings, seed, progress) -> InstrumentFile:
+    """The refitted instrument; in ``regressed.yaml`` as the regression found it, for images of
+    the segmented volume, and in ``regression.json`` how it came about."""
+    path = here / "instrument.yaml"
     if not path.exists():
-        show = progress("regress")
-        result = regress_instrument(
+        result = refit(
             stack,
             fraction,
-            content.instrument,
+            content,
             prior=prior,
-            run=run_as_seen(
-                stack, tilt_deg=float(content.instrument.geometry.tilt_deg), progress=show
-            ),
-            ground=content.ground,
             settings=settings,
             seed=seed,
-            progress=lambda step, steps, loss: show(step, steps, f"loss {loss:.3f}"),
+            progress=progress("regress"),
         )
+        found = result.found
         unknowns = regression_unknowns(tilt_known=tilt_is_held(stack))
         before, after = leaves_by_name(content.instrument), leaves_by_name(result.instrument)
-        every = np.concatenate([np.ravel(v) for v in result.moved.values()])
+        moved = moved_by(content.instrument, result.instrument, unknowns)
+        every = np.concatenate([np.ravel(v) for v in moved.values()])
         facts = {
             "level_px": result.level_px,
-            "below_slices": result.below_slices,
-            "slices_counted": int(np.sum(result.weights > 0)),
+            "twin_level_px": result.twin_level_px,
+            "below_slices": found.below_slices,
+            "slices_counted": int(np.sum(found.weights > 0)),
             "moved_sd": float(np.sqrt(np.mean(every**2))),
-            "start": _listed(result.start),
-            "refitted": _listed(result.fitted),
+            "start": _listed(found.start),
+            "refitted": _listed(found.fitted),
             "unknowns": {
                 name: {
                     "before": np.ravel(before[name]).tolist(),
                     "after": np.ravel(after[name]).tolist(),
-                    "moved_sd": np.ravel(result.moved[name]).tolist(),
+                    "moved_sd": np.ravel(moved[name]).tolist(),
+                    "bias_sd": np.ravel(result.bias.get(name, 0.0)).tolist(),
                 }
                 for name in unknowns
             },
-            "thickness_nm": np.asarray(result.milling.thickness_nm).tolist(),
-            "drift_nm": np.asarray(result.milling.drift_nm).tolist(),
-            "brightness": np.asarray(result.milling.brightness).tolist(),
-            "loss": result.loss.tolist(),
+            "thickness_nm": np.asarray(found.milling.thickness_nm).tolist(),
+            "drift_nm": np.asarray(found.milling.drift_nm).tolist(),
+            "brightness": np.asarray(found.milling.brightness).tolist(),
+            "loss": found.loss.tolist(),
         }
         atomic_write_text(here / "regression.json", json.dumps(facts))
+        regressed = dataclasses.replace(content, instrument=found.instrument)
+        save_instrument(here / "regressed.yaml", regressed)
         save_instrument(path, dataclasses.replace(content, instrument=result.instrument))
     return load_instrument(path)
 
@@ -225,7 +227,7 @@ def _with_specimen(content: InstrumentFile, kind: str, specimen: dict) -> Instru
 
 def _generator(stack, fraction, here, content, seed, progress) -> InstrumentFile:
     """The instrument file with the generator that resembles the volume best."""
-    path = here / "instrument.yaml"
+    path = here / "kinds.json"
     if not path.exists():
         try:
             found = resembling_kinds(
@@ -235,13 +237,13 @@ def _generator(stack, fraction, here, content, seed, progress) -> InstrumentFile
                 seed=seed,
                 progress=progress("resemble"),
             )
-            content = _with_specimen(content, found[0].kind, dict(found[0].parameters))
         except InputError:  # too small a stack to draw on: the first stage's generator stays
             found = []
-        listed = [dataclasses.asdict(r) for r in found]
-        atomic_write_text(here / "kinds.json", json.dumps(listed))
-        save_instrument(path, content)
-    return load_instrument(path)
+        atomic_write_text(path, json.dumps([dataclasses.asdict(r) for r in found]))
+    found = json.loads(path.read_text())
+    if not found:
+        return content
+    return _with_specimen(content, found[0]["kind"], dict(found[0]["parameters"]))
 
 
 def _train(source, fraction, here, segmenter, settings, seed, progress) -> None:
@@ -267,8 +269,9 @@ def _train(source, fraction, here, segmenter, settings, seed, progress) -> None:
     save_segmenter(here / "model", trained)
 
 
-def _record(stack, before, after, here, content, settings) -> dict[str, Any]:
+def _record(stack, before, after, here, settings) -> dict[str, Any]:
     facts = json.loads((here / "regression.json").read_text())
+    content = load_instrument(here / "regressed.yaml")
     how = dataclasses.replace(settings.regression, below_slices=facts["below_slices"])
     run = dataclasses.replace(
         nominal_milling(content.instrument, stack.images.shape[1:]),

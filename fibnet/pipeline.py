@@ -239,9 +239,8 @@ class _Job:
         fraction, facts = regress_and_refine(
             self.stack,
             stack_io.read_volume(self.out / "network_fraction.tif"),
-            content.instrument,
+            content,
             prior=self.prior,
-            ground=content.ground,
             regression=self.preset.regression,
             settings=self.preset.refinement,
             seed=self.seed,

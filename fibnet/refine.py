@@ -1,6 +1,6 @@
 """Refinement of a segmented volume by the likelihood of the stack, through the forward model.
 
-First the refit of the instrument to the volume (`fibsim.fit.regress`) says by how many pixels all
+First the refit of the instrument to the volume (`fibnet.twin`) says by how many pixels all
 interfaces lie too far in or out, and they are moved by that. Then single voxels are decided anew.
 
 The network sees a small window of the images and decides every voxel by itself. The forward model
@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from fibnet.adapt import has_both_phases
+from fibnet.twin import refit
 from fibsim.fit import (
     RegressionResult,
     RegressionSettings,
@@ -38,12 +39,11 @@ from fibsim.fit import (
     face_surfaces,
     grey_levels,
     mirrored,
-    regress_instrument,
     robust_loss,
-    run_as_seen,
     sight_of,
 )
 from fibsim.instrument import Instrument
+from fibsim.instrument_file import InstrumentFile
 from fibsim.layers import slices_of_steps
 from fibsim.milling import Milling
 from fibsim.specimens import Ground, slices_to_ground
@@ -291,10 +291,9 @@ def advance(
 def regress_and_refine(
     stack: Stack,
     fraction: Float[np.ndarray, "slice y x"],
-    instrument: Instrument,
+    content: InstrumentFile,
     *,
     prior: Instrument,
-    ground: Ground | None = None,
     regression: RegressionSettings,
     settings: VolumeRefinement,
     seed: int,
@@ -303,9 +302,8 @@ def regress_and_refine(
     """Refit the instrument to the stack as segmented, and refine the volume by it.
 
     Args:
-        instrument: fitted to the stack; where the refit starts.
-        prior: centre of its priors, as in `fibnet.alternate.alternate`.
-        ground: dense ground below the stack, if it has one.
+        content: instrument and specimen as fitted to the stack; where the refit starts.
+        prior: centre of the priors, as in `fibnet.alternate.alternate`.
 
     Returns:
         The refined fractions and what happened (see docs/file_formats.md). A volume that is
@@ -315,37 +313,35 @@ def regress_and_refine(
     if len(fraction) < 2 or not has_both_phases(fraction):
         return fraction, None
 
-    def refitting(step: int, steps: int, loss: float) -> None:
+    def show(done: int, total: int, text: str) -> None:
         if progress is not None:
-            progress(step, steps, f"refit, loss {loss:.3f}")
+            progress(done, total, text)
 
-    tilt_deg = float(instrument.geometry.tilt_deg)
-    run = run_as_seen(stack, tilt_deg=tilt_deg, progress=progress)
     level, refined = 0.0, fraction
     for _ in range(settings.rounds):
-        found = regress_instrument(
+        result = refit(
             stack,
             refined,
-            instrument,
+            content,
             prior=prior,
-            run=run,
-            ground=ground,
             settings=regression,
             seed=seed,
-            progress=refitting,
+            progress=show,
         )
-        level += found.level_px
+        found = result.found
+        level += result.level_px
         # The prior stays the network's: what the stack says must count once.
         moved = advance(fraction, level)
         refined, losses = refine_volume(
-            stack, moved, found, ground=ground, settings=settings, progress=progress
+            stack, moved, found, ground=content.ground, settings=settings, progress=progress
         )
-        if abs(found.level_px) < _SETTLED_PX:
+        if abs(result.level_px) < _SETTLED_PX:
             break
     facts = {
         "loss": losses.tolist(),
         "kept": bool(losses[-1] < losses[0]),
         "level_px": level,
+        "twin_level_px": result.twin_level_px,
         "changed_voxels": float(np.mean((refined > 0.5) != (fraction > 0.5))),
         "changed_after_level": float(np.mean((refined > 0.5) != (moved > 0.5))),
         "porosity_before": 1 - solid,

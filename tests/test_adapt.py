@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fibnet import alternate as rounds_of
+from fibnet import twin as twin_of
 from fibnet.adapt import AdaptedSource, cut_volume, draw_adapted_stack, volume_to_draw
 from fibnet.alternate import AlternationSettings, alternate
 from fibnet.calibration import label_probability
@@ -21,7 +22,7 @@ from fibnet.reporting import _adaptation_section
 from fibnet.segmenter import load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
 from fibnet.train import TrainSettings, train
-from fibsim.fit import RegressionSettings, regress_instrument
+from fibsim.fit import RegressionSettings, regress_instrument, regression_unknowns
 from fibsim.fit.resemble import Resemblance
 from fibsim.instrument import leaves_by_name, replace_by_name
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
@@ -218,25 +219,57 @@ def test_a_network_that_explains_less_is_not_kept(problem, segmenter, tmp_path, 
 def test_refits_have_the_priors_given_and_the_slices_as_seen(
     problem, segmenter, tmp_path, monkeypatch
 ):
+    """Of the recorded stack and of its twin, whose bias is taken away."""
     stack, content, settings = problem
     known = leaves_by_name(content.instrument)["interaction.se_escape_nm"]
     prior = replace_by_name(content.instrument, {"interaction.se_escape_nm": 1.3 * known})
-    seen = []
+    seen, results = [], []
 
     def regress(*args, **kwargs):
-        seen.append((args[2], kwargs["prior"], kwargs["run"]))
-        return regress_instrument(*args, **(kwargs | {"run": None}))
+        seen.append((args[0], args[2], kwargs["prior"], kwargs["run"]))
+        results.append(regress_instrument(*args, **(kwargs | {"run": None})))
+        return results[-1]
 
-    monkeypatch.setattr(
-        rounds_of, "run_as_seen", lambda stack, tilt_deg, progress: ("run", tilt_deg)
-    )
-    monkeypatch.setattr(rounds_of, "regress_instrument", regress)
+    monkeypatch.setattr(twin_of, "run_as_seen", lambda stack, tilt_deg, progress: (stack, tilt_deg))
+    monkeypatch.setattr(twin_of, "regress_instrument", regress)
     problem = stack, content, dataclasses.replace(settings, rounds=1)
-    rounds(problem, segmenter, tmp_path, prior=prior)
-    (start, centre, run), *_ = seen
-    assert run == ("run", float(content.instrument.geometry.tilt_deg))
-    assert leaves_by_name(start)["interaction.se_escape_nm"] == known
-    assert leaves_by_name(centre)["interaction.se_escape_nm"] == pytest.approx(1.3 * known)
+    _, last, (record,) = rounds(problem, segmenter, tmp_path, prior=prior)
+    assert len(seen) == 2
+    for images, start, centre, run in seen:
+        assert run[0] is images and run[1] == float(content.instrument.geometry.tilt_deg)
+        assert leaves_by_name(start)["interaction.se_escape_nm"] == known
+        assert leaves_by_name(centre)["interaction.se_escape_nm"] == pytest.approx(1.3 * known)
+    assert seen[0][0] is stack and seen[1][0].images.shape == stack.images.shape
+
+    real, twin = (np.asarray(result.instrument.detector.gain) for result in results)
+    np.testing.assert_allclose(last.instrument.detector.gain, real**2 / twin, rtol=1e-4)
+    np.testing.assert_allclose(
+        load_instrument(tmp_path / "round_1" / "regressed.yaml").instrument.detector.gain,
+        real,
+        rtol=1e-4,
+    )
+    assert record["twin_level_px"] == pytest.approx(results[1].level_px)
+    assert record["level_px"] == pytest.approx(results[0].level_px - results[1].level_px)
+    bias = record["unknowns"]["detector.gain"]["bias_sd"]
+    sd = regression_unknowns(tilt_known=True)["detector.gain"].prior_sd
+    np.testing.assert_allclose(bias, np.log(twin / real) / sd, atol=1e-4)
+
+
+def test_a_twin_of_one_phase_says_nothing(problem, segmenter, monkeypatch):
+    stack, content, settings = problem
+    dense = stack.images.astype(np.float32), np.ones(stack.images.shape[1:], np.float32)
+    monkeypatch.setattr(twin_of, "drawn_stacks", lambda *args, **kwargs: iter([dense]))
+    result = twin_of.refit(
+        stack,
+        rounds_of._segment(segmenter, stack.images.astype(np.float32), quiet),
+        content,
+        prior=content.instrument,
+        settings=settings.regression,
+        seed=0,
+        progress=quiet(""),
+    )
+    assert result.instrument is result.found.instrument and not result.bias
+    assert result.level_px == result.found.level_px
 
 
 def test_training_goes_on_from_a_network(source, segmenter, tmp_path):
@@ -277,7 +310,7 @@ def test_the_stage_leaves_what_later_stages_use(problem, segmenter, tmp_path, mo
         centres.append(leaves_by_name(prior)["interaction.se_escape_nm"])
         return regress_instrument(*args, prior=prior, **kwargs)
 
-    monkeypatch.setattr(rounds_of, "regress_instrument", regress)
+    monkeypatch.setattr(twin_of, "regress_instrument", regress)
 
     def first(job):
         save_segmenter(job.out / "model", segmenter)

@@ -14,9 +14,11 @@ from fibnet.refine import (
     refine_volume,
     regress_and_refine,
 )
+from fibnet.twin import Refit
 from fibsim.fit import ChannelResidual, RegressionResult, RegressionSettings
 from fibsim.fit.regress import slice_weights
 from fibsim.fit.sight import Sight
+from fibsim.instrument_file import InstrumentFile
 from fibsim.milling import nominal_milling
 from fibsim.presets import make_instrument
 from fibsim.simulate_command import record
@@ -140,7 +142,7 @@ def test_of_one_phase_nothing_is_refined(problem):
     same, facts = regress_and_refine(
         stack,
         nearly_one,
-        regression.instrument,
+        InstrumentFile(instrument=regression.instrument),
         prior=regression.instrument,
         regression=RegressionSettings(),
         settings=VolumeRefinement(),
@@ -156,22 +158,27 @@ def test_refits_go_on_until_interfaces_rest(problem, monkeypatch):
     levels, given, starts = iter([0.2, 0.1, 0.01, 0.3]), [], []
     centre = dataclasses.replace(regression.instrument)
 
-    def regress(_, volume, *args, prior, run, **kwargs):
+    def refit(_, volume, *args, prior, **kwargs):
         given.append(volume)
-        assert prior is centre and run == "run"
-        return dataclasses.replace(regression, level_px=next(levels))
+        assert prior is centre
+        # Not what the regression found counts, but what is left of it without its bias.
+        found = dataclasses.replace(regression, level_px=5.0)
+        return Refit(
+            found=found,
+            instrument=found.instrument,
+            level_px=next(levels),
+        )
 
     def refined(_, volume, *args, **kwargs):
         starts.append(volume)
         return 0.5 * volume, np.asarray([2.0, 1.0])
 
-    monkeypatch.setattr(refine, "run_as_seen", lambda stack, tilt_deg, progress: "run")
-    monkeypatch.setattr(refine, "regress_instrument", regress)
+    monkeypatch.setattr(refine, "refit", refit)
     monkeypatch.setattr(refine, "refine_volume", refined)
     result, facts = regress_and_refine(
         stack,
         probability,
-        regression.instrument,
+        InstrumentFile(instrument=regression.instrument),
         prior=centre,
         regression=RegressionSettings(),
         settings=VolumeRefinement(rounds=4),

@@ -1,5 +1,7 @@
 """Fitting the simulator to a recorded stack, without labels."""
 
+from fibsim.fit.bias import keep_noise as keep_noise
+from fibsim.fit.bias import without_bias as without_bias
 from fibsim.fit.choose import fit_best_kind as fit_best_kind
 from fibsim.fit.faces import bulge_midway as bulge_midway
 from fibsim.fit.faces import expected_faces as expected_faces
@@ -66,6 +68,7 @@ __all__ = [
     "fit_instrument",
     "from_free",
     "grey_levels",
+    "keep_noise",
     "mirrored",
     "moved_by",
     "patch_distance",
@@ -82,4 +85,5 @@ __all__ = [
     "statements",
     "table_of_unknowns",
     "to_free",
+    "without_bias",
 ]
