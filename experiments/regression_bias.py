@@ -1,6 +1,9 @@
 """How wrong is an instrument that was regressed on a segmentation, and without its bias?
 
-Claim: see the module `fibsim.fit.bias`.
+Claim: of hierarchical gold with ligaments of 26 nm in slices of 10 nm, contrast comes out 5 to 9 %
+too small, the probe 20 to 50 % too wide, dark pores 7 to 9 grey values too bright, and interfaces
+seem displaced by 0.09 pixels; less what a twin shows, gains are right within 5 %, interfaces within
+0.02 pixels, and half of the probe's error is left.
 
 Command: ``python experiments/regression_bias.py OUT [--stacks 2]`` with OUT a finished ``fibnet
 reconstruct`` (three minutes per stack on 2 cores). OUT's instrument records random specimens like
@@ -8,6 +11,17 @@ OUT's; they are segmented by OUT's network, and the instrument is regressed on w
 them, from where OUT's fit had ended. What is printed are gain and probe over the true ones, offsets
 against theirs, how far interfaces seem to be displaced, and the root mean square error of all
 unknowns in standard deviations of their priors, as found and less the bias that a twin shows.
+
+Measured (hierarchical gold of ``other_instruments.py``, 1, 2 and 4 kV; two stacks)::
+
+    found          gain [0.92 0.91 0.92], probe [1.43 1.31 1.22], offset [8.2 8.9 9.0],
+                   interfaces +0.093 px, all 0.25 s.d.
+    less its bias  gain [1.01 0.99 0.96], probe [1.22 1.16 1.09], offset [-2.0 -0.5 2.8],
+                   interfaces +0.013 px, all 0.20 s.d.
+    found          gain [0.95 0.94 0.94], probe [1.48 1.37 1.28], offset [7.0 8.0 8.2],
+                   interfaces +0.093 px, all 0.27 s.d.
+    less its bias  gain [1.05 1.03 0.98], probe [1.28 1.23 1.15], offset [-5.0 -2.9 0.7],
+                   interfaces +0.010 px, all 0.26 s.d.
 """
 
 import argparse
