@@ -285,8 +285,8 @@ def _adaptation(page: Page, adaptation: AdaptationSection) -> None:
     page.section("Alternation with the segmentation")
     page.paragraph(
         "The segmented volume was imaged by the simulator and compared with the recording pixel by "
-        "pixel; the instrument was refitted to it, and the network trained on, with the volume "
-        "itself among the specimens."
+        "pixel; the instrument was refitted to it, less what such a refit got wrong of a simulated "
+        "stack, and the network trained on, with the volume itself among the specimens."
     )
     page.table(
         "Rounds. Movement is the root mean square over the unknowns, in standard deviations of "
