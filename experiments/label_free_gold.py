@@ -4,7 +4,7 @@ Claim: with the standard preset and no labels, on an independent Monte Carlo's s
 gold (1, 2, 5 kV; tilt stated), Dice is above 0.96, where the best Otsu reaches 0.84 and k-means
 0.81; a U-Net trained on this instrument's own truth reaches 0.979.
 
-Command: ``python experiments/label_free_gold.py --out FOLDER`` (14 to 24 minutes on 2 free
+Command: ``python experiments/label_free_gold.py --out FOLDER`` (14 to 25 minutes on 2 free
 cores). Needs the shared data. The truth is read after the reconstruction has ended, for scoring
 only.
 
@@ -39,7 +39,7 @@ trained on a GPU in three minutes (`fibnet train OUT/instrument.yaml --preset be
 Porosity is 0.648 by the voxels under the faces and 0.634 by truth.tif, which counts pixels that are
 exactly half solid as solid (3.0 % of all; they are most of what is wrong). Standard's result:
 boundary F-score 0.999, specific surface 35.8 (truth.tif 36.5) 1/um, mean ligament 32.2 (33.2) nm,
-mean pore 43.9 (42.9) nm, Euler number -497 (-523). That of base, refined: 36.0 1/um, 32.3 nm, -507.
+mean pore 43.9 (42.9) nm, Euler number -496 (-523). That of base, refined: 36.0 1/um, 32.3 nm, -507.
 The fit found a solid fraction of 0.332 +- 0.016 (true 0.352), the round 0.341.
 
 What is missing to 0.97 are 0.3 nm of the interface's place, which decide which of the pixels that
