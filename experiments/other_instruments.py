@@ -34,10 +34,10 @@ taught networks 0.9792 and 0.9871.
 
 Until what a refit gets wrong was taken away (`fibsim.fit.bias`), copper had 0.9716 and 0.9739,
 porosity 0.600 and 0.595, gold 0.9323 and 0.9289, porosity 0.763 and 0.754, zirconia (even slices)
-0.9849 and 0.9849. With the network's own
-segmentation of the twin, whose errors are not the recording's, instead of the twin's true faces
-they had 0.9710 and 0.9686, 0.9366 and 0.9350; with specimens cut from the volume imaged by the
-instrument as regressed gold had 0.9354 and 0.9347.
+0.9849 and 0.9849. With the network's own segmentation of the twin, whose errors are not the
+recording's, instead of the twin's true faces copper and gold had 0.9710 and 0.9686, 0.9366 and
+0.9350; with specimens cut from the volume imaged by the instrument as regressed gold had 0.9354 and
+0.9347.
 
 Before refits started from the slices that ``fibsim milling`` finds, and with a prior of 0.5 pixels
 instead of 0.1 for a displacement of all interfaces, copper had 0.9718 and 0.9741, porosity 0.600

@@ -32,7 +32,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fibnet.data import SimulatedData, deep_enough, draw_training_stack, source_from_file
+from fibnet.data import SimulatedData, deep_enough, draw_training_stack, source_of
 from fibnet.metrics import dice
 from fibnet.presets import PRESETS
 from fibnet.refine import VolumeRefinement, regress_and_refine
@@ -50,9 +50,8 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=96)
     options = parser.parse_args()
     # Without ground: how far a part of a stack stands above it would have to be told.
-    file = options.out / "instrument.yaml"
-    source = dataclasses.replace(source_from_file(file), ground=None)
-    content = dataclasses.replace(load_instrument(file), ground=None)
+    content = dataclasses.replace(load_instrument(options.out / "instrument.yaml"), ground=None)
+    source = source_of(content)
     prior = load_instrument(options.out / "instrument_start.yaml").instrument
     segmenter = load_segmenter(options.out / "model")
     data = deep_enough(SimulatedData(slices=options.slices, side_px=options.side), source)

@@ -31,13 +31,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from fibnet.data import draw_training_stack, drawn_stacks, size_like, source_from_file
+from fibnet.data import draw_training_stack, drawn_stacks, size_like, source_of
 from fibnet.presets import PRESETS
 from fibnet.segment import predict
 from fibnet.segmenter import load_segmenter
 from fibnet.twin import refit
 from fibsim.console import use_compilation_cache
-from fibsim.fit import grey_levels, moved_by, regression_unknowns
+from fibsim.fit import grey_levels, moved_by, regression_unknowns, run_as_seen
 from fibsim.instrument_file import load_instrument
 from fibsim.io import read_volume
 from fibsim.stack import virtual_stack
@@ -59,9 +59,7 @@ def main() -> None:
         for name, u in regression_unknowns(tilt_known=True).items()
         if not name.startswith("faults.")  # the regression leaves them
     }
-    source = dataclasses.replace(
-        source_from_file(options.out / "instrument.yaml"), spread=jnp.zeros(())
-    )
+    source = dataclasses.replace(source_of(true), spread=jnp.zeros(()))
     shape = read_volume(options.out / "network_fraction.tif").shape
     drawn = drawn_stacks(
         source,
@@ -79,6 +77,7 @@ def main() -> None:
             fraction,
             content,
             prior=prior,
+            run=run_as_seen(stack, tilt_deg=stack.tilt_deg),
             settings=PRESETS["standard"].regression,
             seed=options.seed,
             progress=lambda done, total, text: None,

@@ -35,6 +35,7 @@ from fibsim.fit import (
     grey_levels,
     moved_by,
     regression_unknowns,
+    run_as_seen,
     stack_residual,
 )
 from fibsim.fit.resemble import resembling_kinds
@@ -170,14 +171,17 @@ def _refitted(stack, fraction, here, content, prior, settings, seed, progress) -
     the segmented volume, and in ``regression.json`` how it came about."""
     path = here / "instrument.yaml"
     if not path.exists():
+        show = progress("regress")
+        tilt_deg = float(content.instrument.geometry.tilt_deg)
         result = refit(
             stack,
             fraction,
             content,
             prior=prior,
+            run=run_as_seen(stack, tilt_deg=tilt_deg, progress=show),
             settings=settings,
             seed=seed,
-            progress=progress("regress"),
+            progress=show,
         )
         found = result.found
         unknowns = regression_unknowns(tilt_known=tilt_is_held(stack))

@@ -21,7 +21,7 @@ from fibsim.fit import (
     start_point,
 )
 from fibsim.instrument import Instrument
-from fibsim.instrument_file import load_instrument
+from fibsim.instrument_file import InstrumentFile, load_instrument
 from fibsim.specimens import KINDS, Ground, part_on_ground
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "other_kinds",
     "size_like",
     "source_from_file",
+    "source_of",
 ]
 
 # Standard deviation of the randomisation around the fit, in the free space of the fit's
@@ -132,6 +133,11 @@ def source_from_file(path: str | Path) -> Source:
     """
     content = load_instrument(path)
     check_drawable(content, str(path))
+    return source_of(content)
+
+
+def source_of(content: InstrumentFile) -> Source:
+    """What to simulate, from an instrument with its specimen and ground."""
     geometry = content.instrument.geometry
     return Source(
         instrument=content.instrument,

@@ -40,6 +40,7 @@ from fibsim.fit import (
     grey_levels,
     mirrored,
     robust_loss,
+    run_as_seen,
     sight_of,
 )
 from fibsim.instrument import Instrument
@@ -317,6 +318,8 @@ def regress_and_refine(
         if progress is not None:
             progress(done, total, text)
 
+    tilt_deg = float(content.instrument.geometry.tilt_deg)
+    run = run_as_seen(stack, tilt_deg=tilt_deg, progress=progress)
     level, refined = 0.0, fraction
     for _ in range(settings.rounds):
         result = refit(
@@ -324,6 +327,7 @@ def regress_and_refine(
             refined,
             content,
             prior=prior,
+            run=run,
             settings=regression,
             seed=seed,
             progress=show,

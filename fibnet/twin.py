@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fibnet.adapt import has_both_phases
-from fibnet.data import Source, draw_training_stack, drawn_stacks, size_like
+from fibnet.data import draw_training_stack, drawn_stacks, size_like, source_of
 from fibsim.fit import (
     RegressionResult,
     RegressionSettings,
@@ -25,6 +25,7 @@ from fibsim.fit import (
 from fibsim.fit.start import tilt_is_held
 from fibsim.instrument import Instrument
 from fibsim.instrument_file import InstrumentFile
+from fibsim.realign import MillingEstimate
 from fibsim.stack import Stack, virtual_stack
 
 __all__ = ["Refit", "refit"]
@@ -60,6 +61,7 @@ def refit(
     content: InstrumentFile,
     *,
     prior: Instrument,
+    run: MillingEstimate | None,
     settings: RegressionSettings,
     seed: int,
     progress: Callable[[int, int, str], None],
@@ -74,16 +76,15 @@ def refit(
         content: the instrument where both regressions start, the specimen's kind and parameters,
             of which the twin is drawn, and its ground.
         prior: centre of the priors.
+        run: the stack's slices as far as they are known (`fibsim.fit.run_as_seen`); the twin's are
+            looked for here.
         progress: called with (done, total, text).
 
     Raises:
         InputError: as `fibsim.fit.regress_instrument`.
     """
 
-    def regress(stack, fraction, ground, text):
-        run = run_as_seen(
-            stack, tilt_deg=float(content.instrument.geometry.tilt_deg), progress=progress
-        )
+    def regress(stack, fraction, run, ground, text):
         return regress_instrument(
             stack,
             fraction,
@@ -96,9 +97,12 @@ def refit(
             progress=lambda step, steps, loss: progress(step, steps, f"{text}, loss {loss:.3f}"),
         )
 
-    found = regress(stack, fraction, content.ground, "refit")
-    source = _source_of(dataclasses.replace(content, instrument=found.instrument), stack)
+    found = regress(stack, fraction, run, content.ground, "refit")
     size = size_like(stack.images.shape[1:])
+    # The twin stands on the ground if it is as deep as the stack.
+    ground = content.ground if size.slices == stack.num_slices else None
+    twins = dataclasses.replace(content, instrument=found.instrument, ground=ground)
+    source = dataclasses.replace(source_of(twins), spread=jnp.zeros(()))
     ((images, solid),) = drawn_stacks(
         source, size, draw=draw_training_stack, seed=_TWIN + seed, number=1
     )
@@ -106,7 +110,9 @@ def refit(
         return Refit(found=found, instrument=found.instrument, level_px=found.level_px)
     # An unknown tilt is unknown of the twin as well.
     twin = dataclasses.replace(virtual_stack(images, found.instrument), tilt_deg=stack.tilt_deg)
-    again = regress(twin, solid, source.ground, "refit of a twin")
+    tilt_deg = float(content.instrument.geometry.tilt_deg)
+    run = run_as_seen(twin, tilt_deg=tilt_deg, progress=progress)
+    again = regress(twin, solid, run, ground, "refit of a twin")
     instrument, bias = without_bias(
         found.instrument,
         again.instrument,
@@ -119,19 +125,4 @@ def refit(
         level_px=found.level_px - again.level_px,
         bias=bias,
         twin_level_px=again.level_px,
-    )
-
-
-def _source_of(content: InstrumentFile, stack: Stack) -> Source:
-    """Of stacks of exactly this instrument and specimen; on the ground, if they are as deep as the
-    recorded one."""
-    slices, deep = size_like(stack.images.shape[1:]).slices, stack.num_slices
-    return Source(
-        instrument=content.instrument,
-        specimen={k: jnp.asarray(v, float) for k, v in content.specimen.items()},
-        kind=content.kind,
-        slice_nm=round(stack.slice_nm, 6),
-        pixel_nm=round(stack.pixel_nm, 6),
-        ground=content.ground if slices == deep else None,
-        spread=jnp.zeros(()),
     )

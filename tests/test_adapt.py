@@ -230,7 +230,10 @@ def test_refits_have_the_priors_given_and_the_slices_as_seen(
         results.append(regress_instrument(*args, **(kwargs | {"run": None})))
         return results[-1]
 
-    monkeypatch.setattr(twin_of, "run_as_seen", lambda stack, tilt_deg, progress: (stack, tilt_deg))
+    for module in (rounds_of, twin_of):
+        monkeypatch.setattr(
+            module, "run_as_seen", lambda stack, tilt_deg, progress: (stack, tilt_deg)
+        )
     monkeypatch.setattr(twin_of, "regress_instrument", regress)
     problem = stack, content, dataclasses.replace(settings, rounds=1)
     _, last, (record,) = rounds(problem, segmenter, tmp_path, prior=prior)
@@ -264,6 +267,7 @@ def test_a_twin_of_one_phase_says_nothing(problem, segmenter, monkeypatch):
         rounds_of._segment(segmenter, stack.images.astype(np.float32), quiet),
         content,
         prior=content.instrument,
+        run=None,
         settings=settings.regression,
         seed=0,
         progress=quiet(""),

@@ -6,6 +6,7 @@ import pytest
 
 from fibsim.fit import (
     apply_unknowns,
+    default_unknowns,
     keep_noise,
     regression_unknowns,
     start_point,
@@ -78,3 +79,8 @@ def test_what_the_twin_is_off_is_taken_away(instrument, grey):
         np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=2e-4, err_msg=name)
     assert bias["interaction.return_depth"] == 1.0
     assert not any(name.startswith("noise.") for name in bias)
+
+    # Nor of a regression that had it free.
+    every = default_unknowns(tilt_known=True)
+    measured = {"noise.dose_electrons", "noise.read_grey"}
+    assert every.keys() - without_bias(instrument, again, every, grey=grey)[1].keys() == measured

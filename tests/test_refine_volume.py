@@ -158,9 +158,9 @@ def test_refits_go_on_until_interfaces_rest(problem, monkeypatch):
     levels, given, starts = iter([0.2, 0.1, 0.01, 0.3]), [], []
     centre = dataclasses.replace(regression.instrument)
 
-    def refit(_, volume, *args, prior, **kwargs):
+    def refit(_, volume, *args, prior, run, **kwargs):
         given.append(volume)
-        assert prior is centre
+        assert prior is centre and run == "run"
         # Not what the regression found counts, but what is left of it without its bias.
         found = dataclasses.replace(regression, level_px=5.0)
         return Refit(
@@ -173,6 +173,7 @@ def test_refits_go_on_until_interfaces_rest(problem, monkeypatch):
         starts.append(volume)
         return 0.5 * volume, np.asarray([2.0, 1.0])
 
+    monkeypatch.setattr(refine, "run_as_seen", lambda stack, tilt_deg, progress: "run")
     monkeypatch.setattr(refine, "refit", refit)
     monkeypatch.setattr(refine, "refine_volume", refined)
     result, facts = regress_and_refine(
