@@ -48,6 +48,7 @@ STATEMENTS = {
     "1 and 2 kV swapped": ((2.0, 1.0, 5.0), 38.0),
     "2 and 5 kV swapped": ((1.0, 5.0, 2.0), 38.0),
     "1 and 5 kV swapped": ((5.0, 2.0, 1.0), 38.0),
+    "slices reversed": ((1.0, 2.0, 5.0), 38.0),
     "tilt 20": ((1.0, 2.0, 5.0), 20.0),
     "tilt 0": ((1.0, 2.0, 5.0), 0.0),
     "tilt -38": ((1.0, 2.0, 5.0), -38.0),
@@ -95,7 +96,9 @@ def main() -> None:
                 dataclasses.replace(channel, beam_kev=kev)
                 for channel, kev in zip(stack.channels, voltages, strict=True)
             )
-            said = doubts(dataclasses.replace(stack, channels=channels, tilt_deg=tilt))
+            images = stack.images[:, ::-1] if name == "slices reversed" else stack.images
+            stated = dataclasses.replace(stack, images=images, channels=channels, tilt_deg=tilt)
+            said = doubts(stated)
             print(f"stack {seed}, {name}: {' / '.join(said) or 'no doubt'}", flush=True)
     print(f"{time.time() - start:.0f} s")
 

@@ -65,10 +65,11 @@ class Reconstruct:
     def run(self) -> None:
         from fibnet.labels import read_label
         from fibsim import io
+        from fibsim.depth_order import depth_order_warnings
 
         stack = io.read_stack(self.stack, overrides=self.facts.overrides())
         truth = read_label(self.truth) if self.truth is not None else None
-        announce(io.inspect_stack(stack))
+        announce(io.inspect_stack(stack, depth_order_warnings(stack)))
         use_compilation_cache()
         from fibnet.pipeline import reconstruct
 

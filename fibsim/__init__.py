@@ -16,6 +16,9 @@ from fibsim.stack import Channel as Channel
 from fibsim.stack import Stack as Stack
 
 if TYPE_CHECKING:
+    from fibsim.depth_order import DepthOrder as DepthOrder
+    from fibsim.depth_order import depth_order_warnings as depth_order_warnings
+    from fibsim.depth_order import depth_orders as depth_orders
     from fibsim.fit import FitResult as FitResult
     from fibsim.fit import FitSettings as FitSettings
     from fibsim.fit import fit_instrument as fit_instrument
@@ -44,6 +47,9 @@ if TYPE_CHECKING:
 
 # public name -> (module, name there)
 _LAZY = {
+    "DepthOrder": ("fibsim.depth_order", "DepthOrder"),
+    "depth_order_warnings": ("fibsim.depth_order", "depth_order_warnings"),
+    "depth_orders": ("fibsim.depth_order", "depth_orders"),
     "FitResult": ("fibsim.fit", "FitResult"),
     "FitSettings": ("fibsim.fit", "FitSettings"),
     "fit_instrument": ("fibsim.fit", "fit_instrument"),

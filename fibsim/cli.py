@@ -35,8 +35,10 @@ class Inspect:
 
     def run(self) -> None:
         from fibsim import io
+        from fibsim.depth_order import depth_order_warnings
 
-        announce(io.inspect_stack(io.read_stack(self.stack, overrides=self.facts.overrides())))
+        stack = io.read_stack(self.stack, overrides=self.facts.overrides())
+        announce(io.inspect_stack(stack, depth_order_warnings(stack)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +125,7 @@ class Fit:
         use_compilation_cache()
         import jax
 
+        from fibsim.depth_order import depth_order_warnings
         from fibsim.fit import (
             FitSettings,
             check_fittable,
@@ -134,7 +137,9 @@ class Fit:
         from fibsim.instrument_file import save_instrument
 
         check_fittable(stack)
-        for warning in stack.warnings:
+        # What can be doubted before the fit should not wait for its end.
+        early = (*stack.warnings, *depth_order_warnings(stack))
+        for warning in early:
             announce(f"warning: {warning}")
         show = progress_bar("fit")
         result = fit_best_kind(
@@ -161,7 +166,8 @@ class Fit:
         if result.fitted_distance > max(result.start_distance, 1.1 * result.real_distance):
             announce("warning: the fit is no closer to held-out parts than its start was.")
         for warning in result.warnings:
-            announce(f"warning: {warning}")
+            if warning not in early:
+                announce(f"warning: {warning}")
         announce(f"wrote {self.out}")
         return NOT_CONVERGED if result.converged is False else 0
 

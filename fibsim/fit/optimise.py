@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fibsim.depth_order import depth_order_warnings, depth_orders
 from fibsim.errors import InputError
 from fibsim.fit.crops import random_crop, split_stack
 from fibsim.fit.descent import limited_adam, mean_of_last_quarter, update_by
@@ -404,17 +405,22 @@ def _noise_of(problem, free, matched, specimen, unknowns, grey, key) -> dict[str
 
 
 def _doubts(problem, stack, grey, default, specimen, key, held_out) -> list[str]:
-    """Whether the textbook instrument with other voltages or another tilt is closer by far."""
+    """Whether the images deny the order of the voltages, or the textbook instrument with others of
+    them, or another tilt, is closer by far."""
 
     def apart(instrument) -> float:
         expected = np.asarray(problem.simulate(unshaded(instrument), specimen, key).expected)
         return held_out(match_contrast(instrument, grey, expected), specimen)
 
-    stated, said = apart(default), []
+    orders = depth_orders(stack)
+    stated, said = apart(default), depth_order_warnings(stack, orders)
+    # What the images tell by themselves they tell better than such distances do.
+    told = {frozenset((order.lower, order.higher)) for order in orders if order.sure}
     swapped = {}
     for a, b in itertools.combinations(range(len(stack.channels)), 2):
         one, other = stack.channels[a], stack.channels[b]
-        if one.beam_kev != other.beam_kev and one.detector == other.detector:
+        alike = one.beam_kev == other.beam_kev or one.detector != other.detector
+        if not alike and frozenset((a, b)) not in told:
             energies = np.array(default.beam_kev)
             energies[[a, b]] = energies[[b, a]]
             energies = jnp.asarray(energies)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -42,11 +43,14 @@ def _table(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def inspect_stack(stack: Stack) -> str:
+def inspect_stack(stack: Stack, doubts: Sequence[str] = ()) -> str:
     """Readable account of a stack: shape, channels, voxel, source of each fact, grey values.
 
     Grey values piled up at the smallest or largest value (``% at min``, ``% at max``) are cut
     off: the detector was set too dark or saturated.
+
+    Args:
+        doubts: more sentences for the warnings, such as `fibsim.depth_order_warnings` gives.
     """
     _, slices, height, width = stack.images.shape
     lines = [
@@ -72,9 +76,10 @@ def inspect_stack(stack: Stack) -> str:
     lines += _table(rows)
     lines += ["", "Grey values"]
     lines += _table(_channel_rows(stack))
-    if stack.warnings:
+    warnings = (*stack.warnings, *doubts)
+    if warnings:
         lines += ["", "Warnings"]
-        lines += [f"  - {warning}" for warning in stack.warnings]
+        lines += [f"  - {warning}" for warning in warnings]
     return "\n".join(lines) + "\n"
 
 
