@@ -5,10 +5,10 @@ images of the deeper channel, ``a``, resemble the next slices of the other, ``b`
 resemble the next slices of ``a``. With ``u`` the local contrast of unit variance, the share of the
 likeness that goes one way only is ::
 
-    A = sum_kd w_k(d) [R_ab(d) - R_ba(d)] / sum_kd w_k(d) [R_ab(d) + R_ba(d)],
-    R_ab(d) = sum_s <u_a,k(r) u_b,k+s(r + d)>_r,
+    A = sum_ksd w_ks(d) [R_ab(d) - R_ba(d)] / sum_ksd w_ks(d) [R_ab(d) + R_ba(d)],
+    R_ab(d) = <u_a,k(r) u_b,k+s(r + d)>_r,
 
-``s`` being one to three slices, and ``w_k`` the part of the bracket below, about the displacement
+``s`` being one to three slices, and ``w_ks`` the part of the bracket below, about the displacement
 ``d`` where it is largest, that exceeds half of that: so neither drift nor lean has to be known.
 Contrast, brightness, noise (which two slices do not share) and blur leave A at 0 where both see
 equally deep. Its error is the scatter between blocks of four slices and a quarter of the image.
