@@ -5,8 +5,10 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+import tifffile
 from scipy.ndimage import gaussian_filter
 
+from fibsim.cli import main
 from fibsim.depth_order import DepthOrder, depth_order_warnings, depth_orders
 from fibsim.fit import draw_sample
 from fibsim.io import inspect_stack
@@ -128,3 +130,12 @@ def test_swapped_voltages_are_named_before_a_fit(gold):
 def test_slices_in_reverse_order_are_named(gold):
     (said,) = depth_order_warnings(dataclasses.replace(gold, images=gold.images[:, ::-1]))
     assert "not in the order of milling" in said
+
+
+def test_inspect_names_swapped_files(gold, tmp_path, capsys):
+    for images, name in zip(gold.images, ("2kV", "1kV", "5kV"), strict=True):
+        tifffile.imwrite(tmp_path / f"{name}.tif", images)
+    facts = ["--pixel-nm", "4", "--slice-nm", "10", "--tilt-deg", "38"]
+    assert main(["inspect", str(tmp_path), *facts]) == 0
+    said = capsys.readouterr().out
+    assert "seen in 1kV (1 kV) than in 2kV (2 kV), as only a higher voltage should: their" in said
