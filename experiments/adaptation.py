@@ -24,9 +24,10 @@ of experiments/face_fractions.py; two cores shared with other work)::
     - refined                     0.0116     0.652                    162
 
 Before fits looked for uneven slices the last four were 0.0189, 0.0170, 0.0118 and 0.0139 (a solid
-fraction of 0.333, now 0.337, true 0.352). With means over slices instead of below layers, and priors of the refits around the fit, they were
-0.0267, 0.0234, 0.0249, 0.0295, 0.0161, 0.0150, 0.0126 and 0.0134; with earlier laws 0.0331, 0.0245,
-0.0258, 0.0289, 0.0231, 0.0213, 0.0154 and 0.0182.
+fraction of 0.333, now 0.337, true 0.352). With means over slices instead of below layers, and
+priors of the refits around the fit, all eight were 0.0267, 0.0234, 0.0249, 0.0295, 0.0161, 0.0150,
+0.0126 and 0.0134; with earlier laws 0.0331, 0.0245, 0.0258, 0.0289, 0.0231, 0.0213, 0.0154 and
+0.0182.
 
 The refinement starts from the network without the round. The default specimen (35 % solid) happens
 to be near this one (35.2 %); its ligaments are 50 nm thick, those of the stack 33. One stack and

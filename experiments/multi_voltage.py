@@ -26,11 +26,10 @@ Simulated stacks are harder, since each is of another instrument around the fitt
 half the dose and thinner ligaments; and their truth has no pixels that are half solid to the last
 bit. Trained on the recorded stack's own truth, all three leave 16, 33 and 50 % less error than 1, 2
 and 5 kV: the cuts are as large here or larger. By refits with their bias (`fibsim.fit.bias`) all
-three left 16, 39 and 63 % less. With refits
-whose priors lay around the fit, and means over slices instead of below layers, it was 14 % and with
-another seed 16 %. Of the fit before a round, by an earlier law of render, the same networks had
-0.0207, 0.0245 and 0.0384 alone and 0.0213 together: errors of the fit, which all sets share, hid
-what several voltages bring.
+three left 16, 39 and 63 % less; with priors around the fit besides, and means over slices instead
+of below layers, it was 14 % and with another seed 16 % against 1 kV. Of the fit before a round, by
+an earlier law of render, the same networks had 0.0207, 0.0245 and 0.0384 alone and 0.0213 together:
+errors of the fit, which all sets share, hid what several voltages bring.
 
 ``--map``, six stacks each of exactly the instrument after a round; one network per specimen, that
 leaves channels out (6 minutes)::
