@@ -133,8 +133,8 @@ def _share(higher: np.ndarray, lower: np.ndarray) -> tuple[float, float]:
         for total, part in zip((one_way, both), _ways(*spectra, sides, step), strict=True):
             total[:, : slices - step] += part
     starts = np.arange(0, slices - 1, _BLOCK)
-    if len(starts) > 1 and slices - 1 - starts[-1] < _BLOCK:
-        starts = starts[:-1]  # a short block would count as much as the others
+    if len(starts) > 1 and slices - 1 - starts[-1] < _BLOCK // 2:
+        starts = starts[:-1]  # what is too short joins the block before
     one_way, both = (np.add.reduceat(v, starts, axis=1).ravel() for v in (one_way, both))
     if not both.sum() > 0:  # nothing to be seen in one of them
         return 0.0, np.inf
