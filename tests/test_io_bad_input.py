@@ -304,11 +304,19 @@ def test_types_that_are_no_grey_values(tmp_path: Path) -> None:
     names_all(refusal(path, **FACTS), "1kV.tif", "colour")
 
 
+def test_three_slices_taken_for_colours(tmp_path: Path) -> None:
+    """What tifffile has made of three slices up to now."""
+    slices = np.stack([grey(i, (12, 16)) for i in range(3)])
+    tifffile.imwrite(tmp_path / "1kV.tif", slices, photometric="rgb", planarconfig="separate")
+    names_all(refusal(tmp_path / "1kV.tif", **FACTS), "1kV.tif", "three planes", "minisblack")
+
+
 @pytest.mark.parametrize("name", ["1kV.png", "1kV.bmp", "1kV.tif"])
 def test_colour_images(tmp_path: Path, name: str) -> None:
     picture = np.stack([grey(i, (12, 16)) for i in range(3)], -1)
     Image.fromarray(picture).save(tmp_path / name)
     names_all(refusal(tmp_path / name, **FACTS), name, "red, green and blue differ")
+    assert "slices" not in refusal(tmp_path / name, **FACTS)
     palette = Image.fromarray(grey(0, (12, 16))).convert("P")
     palette.putpalette([level for i in range(256) for level in (i, 0, 255 - i)])
     palette.save(tmp_path / name)

@@ -57,8 +57,14 @@ def grey_of_palette(
     return pixels.astype(np.uint8), warning
 
 
-def grey_of_samples(pixels: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+def grey_of_samples(
+    pixels: np.ndarray, name: str, *, in_planes: bool = False
+) -> tuple[np.ndarray, str]:
     """One grey image from colour samples on the last axis, if they all agree.
+
+    Args:
+        in_planes: the file holds the samples one whole image after the other, as programs write
+            three slices that they take for the colours of one image.
 
     Raises:
         InputError: red, green and blue differ.
@@ -69,8 +75,13 @@ def grey_of_samples(pixels: np.ndarray, name: str) -> tuple[np.ndarray, str]:
     colours = pixels[..., :3]
     if not (np.array_equal(colours[..., 0], colours[..., 1])
             and np.array_equal(colours[..., 0], colours[..., 2])):  # fmt: skip
+        slices = (
+            " If the three planes are slices, save them again as pages of grey values (in "
+            "tifffile: photometric='minisblack')."
+        )
         raise InputError(
             f"{name} is a colour image whose red, green and blue differ, expected grey values; "
             "remove coloured markers or save the original greyscale image."
+            + (slices if in_planes else "")
         )
     return colours[..., 0], f"{name} is stored in colour; its three equal planes were read as one."

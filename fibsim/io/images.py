@@ -32,7 +32,8 @@ __all__ = [
 TIFF_SUFFIXES = {".tif", ".tiff"}
 _PILLOW_SUFFIXES = {".bmp", ".png"}
 IMAGE_SUFFIXES = TIFF_SUFFIXES | _PILLOW_SUFFIXES
-_MINISWHITE, _PALETTE = 0, 3
+# TIFF's numbers of photometric interpretations, and of samples stored image after image.
+_MINISWHITE, _PALETTE, _IN_PLANES = 0, 3, 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -234,10 +235,11 @@ def _read_tiff(info: ImageInfo, *, as_stored: bool) -> tuple[np.ndarray, str]:
         pixels = parts[0] if len(parts) == 1 else np.stack(parts)
         page = series[0].keyframe
         photometric, colormap = int(page.photometric), page.colormap
+        in_planes = page.planarconfig == _IN_PLANES
         indices_are_data = bool(tif.is_imagej or tif.is_sem)
     pixels = to_czyx(pixels, info.roles)
     if pixels.ndim == 5:
-        pixels, warning = grey_of_samples(pixels, path.name)
+        pixels, warning = grey_of_samples(pixels, path.name, in_planes=in_planes)
     elif as_stored:
         warning = ""
     elif photometric == _PALETTE and colormap is not None and pixels.dtype.kind == "u":
