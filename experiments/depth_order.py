@@ -89,7 +89,7 @@ def main() -> None:
         for seed in range(options.first, options.first + options.draws):
             stack = recorded(frame, seed)
             for order in depth_orders(stack):
-                found.append((stack.material, order.share / order.error))
+                found.append((stack.material, order))
                 if order.denied:
                     pair = [stack.channels[i] for i in (order.lower, order.higher)]
                     print(
@@ -97,14 +97,13 @@ def main() -> None:
                         f"{pair[0].beam_kev:.2f} and {pair[1].beam_kev:.2f} kV, "
                         f"{order.share:.3f} +- {order.error:.3f}"
                     )
-    errors = np.array([score for _, score in found])
-    for name, chosen in [("all", np.full(len(found), True))] + [
-        (name, np.array([name == other for other, _ in found])) for name in tabulated_names()
-    ]:
-        own = errors[chosen]
+    for name in ("all", *tabulated_names()):
+        own = [order for solid, order in found if name in ("all", solid)]
+        wrong = sum(order.denied for order in own)
+        least = min((order.share / order.error for order in own), default=np.inf)
         print(
-            f"{name:10} {len(own):4d} pairs, {np.sum(own > 6):4d} told rightly, "
-            f"{np.sum(own < -6)} wrongly; least {own.min(initial=np.inf):.1f} errors"
+            f"{name:10} {len(own):4d} pairs, {sum(o.sure for o in own) - wrong:4d} told rightly, "
+            f"{wrong} wrongly; least {least:.1f} errors"
         )
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Complex, Float
 from fibsim.electrons import kanaya_okayama_range_nm
 from fibsim.material_file import named_material
 from fibsim.materials import DEFAULT_SOLID
-from fibsim.stack import Channel, Stack
+from fibsim.stack import Stack
 
 __all__ = ["DepthOrder", "depth_order_warnings", "depth_orders"]
 
@@ -199,8 +199,4 @@ def depth_order_warnings(stack: Stack, orders: list[DepthOrder] | None = None) -
 
 def _pair(stack: Stack, order: DepthOrder) -> str:
     lower, higher = (stack.channels[i] for i in (order.lower, order.higher))
-    return f"{_called(lower)} than in {_called(higher)}"
-
-
-def _called(channel: Channel) -> str:
-    return f"{channel.name or channel.detector} ({channel.beam_kev:g} kV)"
+    return f"{lower.label} ({lower.beam_kev:g} kV) than in {higher.label} ({higher.beam_kev:g} kV)"

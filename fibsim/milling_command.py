@@ -114,7 +114,7 @@ def milling_to_folder(
         announce(f"tilt {estimate.tilt_deg:.0f} degrees, guessed from the images")
     for line in findings(estimate):
         announce(line)
-    names = [c.name or f"{c.beam_kev:g}kV {c.detector}" for c in stack.channels]
+    names = [channel.label for channel in stack.channels]
     io.atomic_write_text(out / "milling.csv", milling_table(estimate, names))
     draw = functools.partial(_draw, estimate, names)
     drawn = write_picture(out / "milling.png", draw, announce=announce)

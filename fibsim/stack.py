@@ -25,6 +25,11 @@ class Channel:
     detector: str = "SE"
     name: str = ""
 
+    @property
+    def label(self) -> str:
+        """The name, or voltage and detector where it has none."""
+        return self.name or f"{self.beam_kev:g}kV {self.detector}"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stack:

@@ -407,7 +407,7 @@ def compare_stacks(
     sides = cut_into_folds(
         (grey, np.zeros(real.num_slices, int)), (other, runs), patch=patch, depth=depth
     )
-    names = tuple(c.name or f"{c.beam_kev:g}kV {c.detector}" for c in real.channels)
+    names = tuple(channel.label for channel in real.channels)
 
     key_real, key_simulated, key_network = jax.random.split(key, 3)
     a, b = (

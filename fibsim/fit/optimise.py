@@ -419,8 +419,8 @@ def _doubts(problem, stack, grey, default, specimen, key, held_out) -> list[str]
     swapped = {}
     for a, b in itertools.combinations(range(len(stack.channels)), 2):
         one, other = stack.channels[a], stack.channels[b]
-        alike = one.beam_kev == other.beam_kev or one.detector != other.detector
-        if not alike and frozenset((a, b)) not in told:
+        differ = one.beam_kev != other.beam_kev and one.detector == other.detector
+        if differ and frozenset((a, b)) not in told:
             energies = np.array(default.beam_kev)
             energies[[a, b]] = energies[[b, a]]
             energies = jnp.asarray(energies)
