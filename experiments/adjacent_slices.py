@@ -1,25 +1,25 @@
 """How many slices should a network see at once? 1 to 9, and in three dimensions.
 
-Claim: a slice alone leaves 16 % more error than three slices on simulated stacks and 45 % more on
-the recorded one; more than three bring nothing here. A network in 3D, which sees as many slices as
-its blocks reach, leaves 6 and 7 % less than the best of these in 1.8 times the time; with five
-slices at its first layer it is no better.
+Claim: a slice alone leaves 27 % more error than three slices on simulated stacks and 63 % more on
+the recorded one; more than three bring 3 % at best. A network in 3D, which sees as many slices as
+its blocks reach, leaves 4 and 2 % less than the best of these; with five slices at its first layer
+it is no better.
 
 Command: ``python experiments/adjacent_slices.py OUT/instrument.yaml [--stack DATA --truth TRUTH]``
-(15 minutes on 2 cores).
+(9 minutes on one core).
 
-Measured on the fit of the independent Monte Carlo's nanoporous gold (10 nm slices, ligaments of 33
-nm; network tiny, 600 steps, one seed; truth of experiments/face_fractions.py; two cores shared with
-other work)::
+Measured on the instrument after a round of the independent Monte Carlo's nanoporous gold (10 nm
+slices, ligaments of 33 nm; network tiny, 600 steps, one seed; truth of
+experiments/face_fractions.py; one core beside one with other work)::
 
     network                      parameters  training s  simulated  recorded
-    2D, 1 slice                       91540         125     0.0498     0.0318
-    2.5D, 3 slices                   109972         112     0.0428     0.0220
-    2.5D, 5 slices                   128404         112     0.0428     0.0213
-    2.5D, 7 slices                   146836         137     0.0432     0.0222
-    2.5D, 9 slices                   165268         174     0.0439     0.0224
-    3D, 1 slice and neighbours       156052         200     0.0403     0.0198
-    3D, 5 slices and neighbours      192916         287     0.0413     0.0202
+    2D, 1 slice                       91540          69     0.0506     0.0206
+    2.5D, 3 slices                   109972          71     0.0399     0.0126
+    2.5D, 5 slices                   128404          55     0.0389     0.0127
+    2.5D, 7 slices                   146836          76     0.0403     0.0129
+    2.5D, 9 slices                   165268          77     0.0403     0.0131
+    3D, 1 slice and neighbours       156052          74     0.0374     0.0123
+    3D, 5 slices and neighbours      192916          79     0.0382     0.0127
 """
 
 import dataclasses

@@ -3,7 +3,7 @@
 Claim: all three voltages leave less error than any one alone, on simulated stacks of the fitted
 instrument 12 % less than 1 kV, 19 % than 2 kV, 45 % than 5 kV, on the recorded stack 18, 37 and 62
 % less. 5 kV adds little to 1 and 2 kV. With the beam time of one voltage, three are worse than 1 kV
-alone (22 to 24 % more error at a tenth of the dose, 3 to 6 % at the fitted one) and level with it
+alone (23 to 25 % more error at a tenth of the dose, 2 to 8 % at the fitted one) and level with it
 at three times the dose, in four specimens: more beam time at 1 kV beats more voltages in gold.
 
 Command: ``python experiments/multi_voltage.py OUT/instrument.yaml [--stack DATA --truth TRUTH]``
@@ -32,25 +32,25 @@ an earlier law of render, the same networks had 0.0207, 0.0245 and 0.0384 alone 
 errors of the fit, which all sets share, hid what several voltages bring.
 
 ``--map``, six stacks each of exactly the instrument after a round; one network per specimen, that
-leaves channels out (6 minutes)::
+leaves channels out (6 minutes of one core)::
 
     specimen                 dose     SE 1 kV    SE 2 kV    SE 5 kV      all  same time
-    as fitted                 0.1     0.0592     0.0687     0.1005     0.0490     0.0728
-    as fitted                 0.3     0.0433     0.0498     0.0708     0.0384     0.0490
-    as fitted                   1     0.0367     0.0423     0.0579     0.0339     0.0378
-    as fitted                   3     0.0346     0.0398     0.0537     0.0323     0.0339
-    open, thin ligaments      0.1     0.0949     0.1087     0.1599     0.0785     0.1154
-    open, thin ligaments      0.3     0.0703     0.0816     0.1148     0.0626     0.0785
-    open, thin ligaments        1     0.0595     0.0696     0.0950     0.0557     0.0616
-    open, thin ligaments        3     0.0561     0.0658     0.0887     0.0534     0.0557
-    dense, thick ligaments    0.1     0.0266     0.0307     0.0448     0.0219     0.0330
-    dense, thick ligaments    0.3     0.0193     0.0219     0.0312     0.0169     0.0219
-    dense, thick ligaments      1     0.0159     0.0182     0.0250     0.0145     0.0166
-    dense, thick ligaments      3     0.0149     0.0167     0.0228     0.0139     0.0145
-    spheres                   0.1     0.0353     0.0416     0.0594     0.0304     0.0434
-    spheres                   0.3     0.0264     0.0304     0.0406     0.0243     0.0304
-    spheres                     1     0.0225     0.0255     0.0327     0.0216     0.0239
-    spheres                     3     0.0211     0.0238     0.0301     0.0207     0.0216
+    as fitted                 0.1     0.0576     0.0687     0.1010     0.0482     0.0714
+    as fitted                 0.3     0.0430     0.0498     0.0717     0.0381     0.0482
+    as fitted                   1     0.0367     0.0421     0.0586     0.0338     0.0376
+    as fitted                   3     0.0349     0.0394     0.0542     0.0324     0.0338
+    open, thin ligaments      0.1     0.0947     0.1096     0.1630     0.0796     0.1165
+    open, thin ligaments      0.3     0.0713     0.0829     0.1168     0.0639     0.0796
+    open, thin ligaments        1     0.0610     0.0710     0.0966     0.0573     0.0630
+    open, thin ligaments        3     0.0577     0.0671     0.0902     0.0556     0.0573
+    dense, thick ligaments    0.1     0.0265     0.0312     0.0455     0.0221     0.0332
+    dense, thick ligaments    0.3     0.0193     0.0222     0.0319     0.0169     0.0221
+    dense, thick ligaments      1     0.0160     0.0183     0.0253     0.0146     0.0166
+    dense, thick ligaments      3     0.0149     0.0169     0.0232     0.0139     0.0146
+    spheres                   0.1     0.0351     0.0425     0.0610     0.0307     0.0434
+    spheres                   0.3     0.0263     0.0310     0.0424     0.0246     0.0307
+    spheres                     1     0.0225     0.0259     0.0340     0.0219     0.0243
+    spheres                     3     0.0212     0.0240     0.0313     0.0209     0.0219
 """
 
 import argparse
