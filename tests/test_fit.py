@@ -18,6 +18,7 @@ from fibsim.fit import (
     fit_best_kind,
     fit_instrument,
     grey_levels,
+    optimise,
     patch_distance,
     specimen_unknowns,
     standard_errors,
@@ -29,6 +30,7 @@ from fibsim.fit.descent import limited_adam
 from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
 from fibsim.fit.first_guess import guess_tilt_deg
 from fibsim.fit.resemble import Resemblance
+from fibsim.fit.sharpness import OF_EDGES
 from fibsim.fit.start import tilt_is_held
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
 from fibsim.fit.unevenness import Unevenness
@@ -289,7 +291,7 @@ def test_a_stated_kind_is_fitted(stack, monkeypatch):
 
 
 @pytest.mark.usefixtures("compiled_fast_once")
-def test_a_single_small_image_has_no_moments_matched(stack):
+def test_a_single_small_image_has_no_moments_matched(stack, monkeypatch):
     one = dataclasses.replace(stack, images=stack.images[:, :1], tilt_deg=0.0)
     settings = FitSettings(steps=0, crop_px=32, sublayers=2, below_slices=2)
     start = make_instrument(beam_kev=[1.0, 5.0], tilt_deg=0.0)
@@ -303,7 +305,19 @@ def test_a_single_small_image_has_no_moments_matched(stack):
     fit = fit_instrument(one, key=jax.random.key(0), start=start, specimen=told, settings=short)
     assert fit.specimen["ligament_nm"] == 27.5 and fit.specimen["solid_fraction"] != 0.4
     assert "specimen.ligament_nm" not in fit.unknowns
-    assert "sizes are held" in fit.warnings[-1]
+    assert "sizes are held" in fit.warnings[-1] and "probe" not in fit.warnings[-1]
+    # Without a start the probe is told by edges, and stays as it is; priors weigh a hundredfold.
+    weights, descend = [], optimise._descend
+    monkeypatch.setattr(
+        optimise, "_descend", lambda o, *rest: weights.append(o.prior_weight) or descend(o, *rest)
+    )
+    fit = fit_instrument(one, key=jax.random.key(0), settings=settings)
+    assert weights == [100 * settings.prior_weight]
+    assert fit.warnings[-1].endswith("the probe is held as the sharpest edges tell it.")
+    assert not any(name in fit.unknowns for name in OF_EDGES)
+    probes = (each.detector.probe_nm for each in (fit.start_instrument, fit.instrument))
+    np.testing.assert_array_equal(*probes)
+    assert np.all(fit.instrument.detector.probe_nm >= 0.25 * one.pixel_nm)
 
 
 def test_moments_state_errors_that_hold(stack):

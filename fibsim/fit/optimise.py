@@ -35,6 +35,7 @@ from fibsim.fit.moment_stage import FEWEST_PIXELS, crop_shape, prepare_moments
 from fibsim.fit.problem import Problem
 from fibsim.fit.refine import Refinement, RefineSettings
 from fibsim.fit.resemble import Resemblance
+from fibsim.fit.sharpness import OF_EDGES, match_probe
 from fibsim.fit.simulated import slices_below
 from fibsim.fit.start import (
     check_fittable,
@@ -64,6 +65,9 @@ __all__ = ["FitResult", "FitSettings", "fit_instrument"]
 
 # Prior of a solid fraction's logit around the guess.
 _FRACTION_SD, _FRACTION_SD_OF_FEW = 0.7, 0.3
+# How much more priors weigh of so few pixels that no moments are matched: by the usual weight what
+# a descent finds in them is chance (experiments/single_image_fit.py).
+_WEIGHT_OF_FEW = 100.0
 # Moments that lead away from the stack by more than this are not followed.
 _AWAY = 1.15
 
@@ -81,7 +85,8 @@ class FitSettings:
         crop_slices: their depth in slices.
         sublayers: simulated layers per slice.
         below_slices: simulated slices below the last one compared; by `slices_below` if None.
-        prior_weight: weight of the log prior beside the distance (which is near 0.02-0.5).
+        prior_weight: weight of the log prior beside the distance (which is near 0.02-0.5); a
+            hundredfold for so few pixels that no moments are matched.
         refine: of the Gauss-Newton steps after the descent; None leaves them out, and with
             them all statements of uncertainty.
         find_ground: whether the depth of ground that the stack's end sees is looked for.
@@ -105,8 +110,8 @@ class FitResult:
     Attributes:
         instrument, specimen: fitted; ``specimen`` holds the generator's parameters.
         kind: specimen generator.
-        start_instrument, start_specimen: values after matching mean and contrast only, milled
-            evenly.
+        start_instrument, start_specimen: values after matching mean, contrast and, where no moments
+            are matched, the sharpness of edges; milled evenly.
         default_distance: distance of the untouched textbook instrument to the part of the stack
             that the descent does not see.
         start_distance, descent_distance, fitted_distance: the same for the start, for the
@@ -245,7 +250,8 @@ def fit_instrument(
             fractions are held at them.
         start: instrument to start from; textbook values of the stack's channels if not given. What
             is free of its contrast, noise and faults is first matched to the stack.
-        unknowns: which leaves are free; `default_unknowns` if not given.
+        unknowns: which leaves are free; `default_unknowns` if not given, of few and small images
+            without those of the probe, which their edges tell (`fibsim.fit.sharpness`).
         distance: (real crop, simulated crop, key) -> a scalar, differentiable in the second;
             crops are ``(channel, slice, y, x)``. `patch_distance` if not given.
         optimiser: of the descent; Adam on a cosine, steps limited, if not given.
@@ -290,6 +296,8 @@ def fit_instrument(
     matched = match_contrast(default, grey, first)
 
     few = stack.num_slices < FEW_SLICES and grey[0, 0].size < FEWEST_PIXELS
+    # Without moments only edges tell the probe; what they tell a descent would lose again.
+    by_edges = few and start is None and unknowns is None
     if unknowns is None:
         # What a few slices show could be lit pores as well as faces: the guess must count.
         sd = _FRACTION_SD_OF_FEW if stack.num_slices < FEW_SLICES else _FRACTION_SD
@@ -297,9 +305,13 @@ def fit_instrument(
         # Patches of 9 pixels, all that so few are compared by, do not show how large features are.
         left = {n: v for n, v in specimen.items() if not (few and n in told)}
         unknowns |= specimen_unknowns(left, fraction_sd=sd)
+        if by_edges:
+            unknowns = {n: u for n, u in unknowns.items() if n not in OF_EDGES}
     # What the caller holds keeps the value that it was given.
     fixed = {n: v for n, v in leaves_by_name(default).items() if n not in unknowns}
     matched = even = replace_by_name(matched, fixed)
+    if by_edges:
+        matched = even = match_probe(matched, problem, specimen, grey, key=key_start)
     if milled is not None:
         faults = {n: jnp.asarray(v, float) for n, v in milled.values.items()}
         matched = replace_by_name(even, faults)
@@ -308,7 +320,7 @@ def fit_instrument(
     objective = _Objective(
         problem=problem,
         unknowns=tuple(unknowns.items()),
-        prior_weight=settings.prior_weight,
+        prior_weight=settings.prior_weight * (_WEIGHT_OF_FEW if few else 1.0),
         distance=distance,
     )
     given = _Given(real=real, starts=starts, instrument=matched, specimen=specimen, origin=origin)
@@ -344,7 +356,9 @@ def fit_instrument(
         warnings.append(
             "so few and small images do not determine the moments that a fit ends with and that "
             "its errors come from: they were left out, and no errors are stated"
-            + ("; the specimen's sizes are held at those that it started with." if told else ".")
+            + ("; the specimen's sizes are held at those that it started with" if told else "")
+            + ("; the probe is held as the sharpest edges tell it" if by_edges else "")
+            + "."
         )
     if stage is not None:
         moments = stage.result()
