@@ -48,6 +48,7 @@ truth the fit ends at 17, hardly less probable).
 import argparse
 import csv
 import time
+from collections.abc import Container
 from pathlib import Path
 
 import jax
@@ -86,6 +87,20 @@ FAULTS = {"faults.flicker_sd": 0.012, "faults.curtain_sd": 0.012, "faults.line_g
 DETERMINED = 0.75  # share of the prior's variance: the error is half of the prior's
 
 
+def moved(free: dict, unknowns: dict, rng: np.random.Generator, kept: Container[str]) -> dict:
+    """Free variables drawn around ``free``, but for those that are kept."""
+    drawn = {}
+    for name, value in free.items():
+        if name in kept:
+            drawn[name] = value
+            continue
+        sd = SPREAD.get(name, 0.8 * unknowns[name].prior_sd)
+        drawn[name] = value + sd * rng.normal(size=np.shape(value))
+        if unknowns[name].transform == "size":
+            drawn[name] = jnp.maximum(drawn[name], 0)
+    return drawn
+
+
 def draw(seed: int):
     """A stack, and the free variables that made it."""
     rng = np.random.default_rng(seed)
@@ -96,13 +111,8 @@ def draw(seed: int):
     }
     unknowns = default_unknowns(tilt_known=True) | specimen_unknowns(specimen)
     truth = start_point(base, specimen, unknowns)
-    for name, value in truth.items():
-        if name in FAULTS:
-            truth[name] = to_free(jnp.asarray(FAULTS[name]), unknowns[name])
-        elif not name.startswith("specimen."):
-            sd = SPREAD.get(name, 0.8 * unknowns[name].prior_sd)
-            moved = value + sd * rng.normal(size=np.shape(value))
-            truth[name] = jnp.maximum(moved, 0) if unknowns[name].transform == "size" else moved
+    truth |= {n: to_free(jnp.asarray(size), unknowns[n]) for n, size in FAULTS.items()}
+    truth = moved(truth, unknowns, rng, {*FAULTS, *specimen_unknowns(specimen)})
     instrument, parameters = apply_unknowns(truth, base, specimen, unknowns)
     sample = draw_sample(
         instrument,

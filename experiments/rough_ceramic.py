@@ -35,6 +35,7 @@ import tifffile
 from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_otsu
 
+from fibnet.metrics import iou
 from fibsim import sample_stack
 from fibsim.console import use_compilation_cache
 from fibsim.instrument import Instrument, replace_by_name
@@ -50,10 +51,8 @@ SCALES_PX, FINE = (9.0, 2.5), 0.45
 PROBES = {"sharp": (1.5, 0.0), "wide": (16.0, 0.0), "astigmatic": (13.0, 0.7)}
 
 OF_CERAMIC = {"pixel_nm": PIXEL_NM, "slice_nm": PIXEL_NM, "material": "ZrO2"}
-STATED = (
-    *("--pixel-nm", "20", "--slice-nm", "20", "--material", "ZrO2"),
-    *("--beam-kev", "2", "--detector", "SE"),
-)
+STATED = [f"--{name.replace('_', '-')}={value}" for name, value in OF_CERAMIC.items()]
+STATED += ["--beam-kev", "2", "--detector", "SE"]
 
 
 def rough_specimen(seed: int = 7) -> Specimen:
@@ -98,11 +97,6 @@ def ceramic_image(
     return image, np.asarray(sample.solid)[0] > 0.5
 
 
-def pore_iou(label: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union of what is pore in two labels of the solid."""
-    return float((~label & ~truth).sum() / (~label | ~truth).sum())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
@@ -122,9 +116,8 @@ def main() -> None:
         label = read_volume(out / "label.tif")[0] > 0
         found = load_instrument(out / "instrument.yaml").instrument
         widths = "  ".join(f"{y:5.2f} {x:5.2f}  " for y, x in map(widths_px, (instrument, found)))
-        scores = (
-            f"{pore_iou(label, truth):8.3f} {pore_iou(image > threshold_otsu(image), truth):6.3f}"
-        )
+        otsu = image > threshold_otsu(image)
+        scores = f"{iou(~label, ~truth):8.3f} {iou(~otsu, ~truth):6.3f}"
         print(
             f"{name:10s} {widths} {scores} {1 - label.mean():10.3f} {1 - truth.mean():6.3f}",
             flush=True,

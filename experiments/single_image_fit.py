@@ -22,6 +22,7 @@ import argparse
 
 import jax
 import numpy as np
+from fit_recovery import FAULTS, moved
 from rough_ceramic import OF_CERAMIC, ceramic_image, ceramic_instrument, rough_specimen
 
 from fibsim.console import use_compilation_cache
@@ -33,13 +34,6 @@ from fibsim.stack import Channel, Stack
 # Of the log prior beside the distance. The last is what such fits use: a hundred times that of
 # `FitSettings`, by which a fit of few pixels multiplies what it is given.
 WEIGHTS, OF_FEW = (1e-3, 1e-2, 1e-1), 100.0
-# Standard deviations of the draw in the free space; for all others 0.8 of the prior's.
-SPREAD = {
-    "detector.gain": 0.15,
-    "detector.offset": 0.5,
-    "noise.dose_electrons": 0.4,
-    "noise.read_grey": 0.3,
-}
 UNKNOWNS = default_unknowns(tilt_known=True)
 SHOWN = {
     "interaction": (1.0, [name for name in UNKNOWNS if name.startswith("interaction.")]),
@@ -53,11 +47,7 @@ def drawn(seed: int) -> Instrument:
     """The instrument of the virtual ceramic, moved at random."""
     rng = np.random.default_rng(seed)
     base = ceramic_instrument(20.0 * rng.uniform(0.1, 1.0), 0.0)
-    free = start_point(base, {}, UNKNOWNS)
-    for name, value in free.items():
-        if not name.startswith("faults.") and name not in OF_EDGES:
-            sd = SPREAD.get(name, 0.8 * UNKNOWNS[name].prior_sd)
-            free[name] = value + sd * rng.normal(size=np.shape(value))
+    free = moved(start_point(base, {}, UNKNOWNS), UNKNOWNS, rng, {*FAULTS, *OF_EDGES})
     return apply_unknowns(free, base, {}, UNKNOWNS)[0]
 
 

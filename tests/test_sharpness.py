@@ -18,7 +18,7 @@ from fibsim.fit.sharpness import (
     edge_widths,
     match_probe,
 )
-from fibsim.instrument import replace_by_name
+from fibsim.instrument import leaves_by_name, replace_by_name
 from fibsim.presets import make_instrument
 
 NOISE = 6.0
@@ -127,6 +127,7 @@ def test_the_probe_of_a_single_image_is_found():
     np.testing.assert_allclose(
         found.noise.dose_electrons, instrument.noise.dose_electrons, rtol=0.4
     )
-    same = replace_by_name(found, {n: getattr(instrument.detector, n[9:]) for n in OF_EDGES})
+    before = leaves_by_name(instrument)
+    same = replace_by_name(found, {name: before[name] for name in OF_EDGES})
     same = dataclasses.replace(same, noise=instrument.noise)
     assert jax.tree.all(jax.tree.map(np.array_equal, same, instrument))

@@ -44,7 +44,6 @@ from fibsim.fit.start import (
     match_noise,
     shallowest,
     tilt_is_held,
-    unshaded,
 )
 from fibsim.fit.unevenness import Unevenness, unevenness
 from fibsim.fit.unknowns import (
@@ -291,7 +290,7 @@ def fit_instrument(
                 unevenness, grey, slice_nm=stack.slice_nm, pixel_nm=stack.pixel_nm,
                 tilt_deg=stack.tilt_deg,
             )  # fmt: skip
-        first = np.asarray(problem.simulate(unshaded(default), specimen, key_start).expected)
+        first = problem.bare(default, specimen, key_start)
     milled = milled.result() if milled is not None else None
     matched = match_contrast(default, grey, first)
 
@@ -414,7 +413,7 @@ def _noise_of(problem, free, matched, specimen, unknowns, grey, key) -> dict[str
     if not noise:
         return {}
     instrument, parameters = apply_unknowns(free, matched, specimen, unknowns)
-    expected = np.asarray(problem.simulate(unshaded(instrument), parameters, key).expected)
+    expected = problem.bare(instrument, parameters, key)
     return start_point(match_noise(instrument, grey, expected), {}, noise)
 
 
@@ -423,7 +422,7 @@ def _doubts(problem, stack, grey, default, specimen, key, held_out) -> list[str]
     them, or another tilt, is closer by far."""
 
     def apart(instrument) -> float:
-        expected = np.asarray(problem.simulate(unshaded(instrument), specimen, key).expected)
+        expected = problem.bare(instrument, specimen, key)
         return held_out(match_contrast(instrument, grey, expected), specimen)
 
     orders = depth_orders(stack)

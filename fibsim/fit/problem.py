@@ -9,6 +9,7 @@ import numpy as np
 
 from fibsim.fit.crops import random_crop
 from fibsim.fit.simulated import draw_sample, draw_specimen
+from fibsim.fit.start import unshaded
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
 from fibsim.layers import grid_below
 from fibsim.recording import record_emission
@@ -68,6 +69,10 @@ class Problem:
         return draw_sample(
             instrument, specimen, key=key, ground_nm=ground_nm, **dataclasses.asdict(self)
         )
+
+    def bare(self, instrument, specimen, key) -> np.ndarray:
+        """What `simulate` expects without noise, flicker, curtains and lines."""
+        return np.asarray(self.simulate(unshaded(instrument), specimen, key).expected)
 
     @property
     def _grid(self):

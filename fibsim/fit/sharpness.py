@@ -13,7 +13,7 @@ import numpy as np
 
 from fibsim.fit.first_guess import noise_by_brightness
 from fibsim.fit.problem import Problem
-from fibsim.fit.start import match_noise, unshaded
+from fibsim.fit.start import match_noise
 from fibsim.instrument import Instrument, replace_by_name
 
 __all__ = ["OF_EDGES", "astigmatic_probe", "edge_sharpness", "edge_widths", "match_probe"]
@@ -51,10 +51,10 @@ def edge_sharpness(images: np.ndarray, axis: int) -> np.ndarray:
     left, right = lines[..., before : size - before - 1], lines[..., before + 1 : size - before]
     far = lines[..., _REACH:] - lines[..., :-_REACH]
     sharpness = []
-    for channel, a, b, step in zip(along, left, right, far, strict=True):
-        intercept, slope = noise_by_brightness(channel[None])
+    noises = zip(*noise_by_brightness(along), strict=True)
+    for (intercept, slope), a, b, step in zip(noises, left, right, far, strict=True):
         # Of a difference of two such means of lines.
-        noise = 2 * 6 / 16 * np.maximum(intercept[0] + slope[0] * (a + b) / 2, 0.0)
+        noise = 2 * 6 / 16 * np.maximum(intercept + slope * (a + b) / 2, 0.0)
         steepest = np.abs(step) >= np.quantile(np.abs(step), 1.0 - _STEEPEST)
         near, whole = ((b - a) ** 2 - noise)[steepest].sum(), (step**2 - noise)[steepest].sum()
         sharpness.append(near / max(whole, 1e-6))
@@ -130,6 +130,5 @@ def match_probe(
         widths = edge_widths(grey, functools.partial(record, instrument), problem.pixel_nm)
         probe = {name: jnp.asarray(v, float) for name, v in astigmatic_probe(widths).items()}
         instrument = replace_by_name(instrument, probe)
-        expected = problem.simulate(unshaded(instrument), specimen, key).expected
-        instrument = match_noise(instrument, grey, np.asarray(expected))
+        instrument = match_noise(instrument, grey, problem.bare(instrument, specimen, key))
     return instrument
