@@ -38,6 +38,7 @@ from skimage.filters import threshold_otsu
 from fibnet.metrics import iou
 from fibsim import sample_stack
 from fibsim.console import use_compilation_cache
+from fibsim.fit.sharpness import probe_widths
 from fibsim.instrument import Instrument, replace_by_name
 from fibsim.instrument_file import load_instrument
 from fibsim.io import read_volume
@@ -115,20 +116,14 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "fibnet.cli", *work], check=True, capture_output=True)
         label = read_volume(out / "label.tif")[0] > 0
         found = load_instrument(out / "instrument.yaml").instrument
-        widths = "  ".join(f"{y:5.2f} {x:5.2f}  " for y, x in map(widths_px, (instrument, found)))
+        probes = (probe_widths(i.detector)[:, 0] / PIXEL_NM for i in (instrument, found))
+        widths = "  ".join(f"{y:5.2f} {x:5.2f}  " for y, x in probes)
         otsu = image > threshold_otsu(image)
         scores = f"{iou(~label, ~truth):8.3f} {iou(~otsu, ~truth):6.3f}"
         print(
             f"{name:10s} {widths} {scores} {1 - label.mean():10.3f} {1 - truth.mean():6.3f}",
             flush=True,
         )
-
-
-def widths_px(instrument: Instrument) -> tuple[float, float]:
-    """Of the first channel's probe along y and x."""
-    detector = instrument.detector
-    square, a = float(detector.probe_nm[0]) ** 2, float(detector.astigmatism[0])
-    return (square * (1 - a)) ** 0.5 / PIXEL_NM, (square * (1 + a)) ** 0.5 / PIXEL_NM
 
 
 if __name__ == "__main__":

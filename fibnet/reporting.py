@@ -18,6 +18,7 @@ from fibnet.report import (
 )
 from fibnet.training_log import training_section
 from fibsim import io as stack_io
+from fibsim.fit.start import tilt_is_held
 from fibsim.fit.statements import unit_of
 from fibsim.instrument import leaves_by_name
 from fibsim.instrument_file import load_instrument
@@ -151,8 +152,7 @@ def _warnings(job: "_Job", facts: dict, fitted, curves: Correlations) -> list[st
             "before; its network was not kept."
         )
     if job.stack.tilt_deg is None:
-        tilt = float(fitted.instrument.geometry.tilt_deg)
-        found.append(f"The tilt was not stated; the fit estimated {tilt:.1f} degrees.")
+        found.append(_unstated_tilt(job.stack, float(fitted.instrument.geometry.tilt_deg)))
     if facts["fitted_distance"] > 2.0 * facts["real_distance"]:
         found.append(
             f"The simulation still differs from the stack: distance "
@@ -163,6 +163,15 @@ def _warnings(job: "_Job", facts: dict, fitted, curves: Correlations) -> list[st
     if facts["fitted_distance"] > facts["start_distance"]:
         found.append("The fit is no closer to the stack than its contrast-matched start.")
     return found
+
+
+def _unstated_tilt(stack: Stack, tilt_deg: float) -> str:
+    if tilt_is_held(stack):
+        return (
+            f"The tilt was not stated and was taken for {tilt_deg:g} degrees, since so few slices "
+            "do not show it; state it if you know it."
+        )
+    return f"The tilt was not stated; the fit estimated {tilt_deg:.1f} degrees."
 
 
 def _refinement_rows(path: Path) -> list[tuple[str, Any, str]]:

@@ -25,6 +25,7 @@ __all__ = [
     "Interaction",
     "MillingFaults",
     "Noise",
+    "allowed_range",
     "leaves_by_name",
     "replace_by_name",
     "select_channels",
@@ -195,7 +196,7 @@ class Instrument:
         return len(self.detectors)
 
 
-# path -> (lowest, highest allowed value); what is not listed must only be finite.
+# path -> (lowest, highest allowed value); what is not listed need only be finite.
 _RANGES = {
     "beam_kev": (0.1, 30.0),
     "geometry.pixel_nm": (0.1, 1000.0),
@@ -256,6 +257,16 @@ def _check_phase(phase: Material, beam_kev: np.ndarray) -> None:
             )
 
 
+def allowed_range(path: str) -> tuple[float, float]:
+    """Lowest and highest allowed value of a leaf; infinite where it need only be finite.
+
+    >>> allowed_range("detector.astigmatism")
+    (-0.7, 0.7)
+    """
+    kind = "solid." + path.rpartition(".")[2] if path.startswith("other_phases.") else path
+    return _RANGES.get(kind, (-np.inf, np.inf))
+
+
 def validate_instrument(instrument: Instrument) -> None:
     """Check shapes and ranges of concrete values, and that tables cover the beam energies.
 
@@ -283,8 +294,7 @@ def validate_instrument(instrument: Instrument) -> None:
                 f"instrument parameter {path} has shape {array.shape}, expected {expected}; "
                 "give one number per channel where there are channels, else one number."
             )
-        kind = "solid." + path.rpartition(".")[2] if path.startswith("other_phases.") else path
-        low, high = _RANGES.get(kind, (-np.inf, np.inf))
+        low, high = allowed_range(path)
         if not np.all(np.isfinite(array)) or np.any(array < low) or np.any(array > high):
             raise InputError(
                 f"instrument parameter {path} is {array.tolist()}, expected {low:g} to {high:g}."

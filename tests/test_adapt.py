@@ -18,7 +18,7 @@ from fibnet.data import SimulatedData, Source, draw_training_stack
 from fibnet.model import ModelConfig
 from fibnet.pipeline import _Job, reconstruct
 from fibnet.presets import PRESETS
-from fibnet.reporting import _adaptation_section
+from fibnet.reporting import _adaptation_section, _unstated_tilt
 from fibnet.segmenter import load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
 from fibnet.train import TrainSettings, train
@@ -407,3 +407,11 @@ def test_the_first_training_is_shorter_only_where_a_round_follows(problem, segme
     assert steps(stack, 1) == preset.first_steps < preset.train.steps
     assert steps(stack, 0) == steps(one, 0) == steps(one, 1) == preset.train.steps
     assert steps(stack, 1, segmenter) == preset.from_start.steps
+
+
+def test_the_report_says_whether_an_unstated_tilt_was_estimated(problem):
+    """In a single slice it does not show."""
+    stack = dataclasses.replace(problem[0], tilt_deg=None)
+    assert _unstated_tilt(stack, 37.96).endswith("the fit estimated 38.0 degrees.")
+    one = dataclasses.replace(stack, images=stack.images[:, :1])
+    assert "was taken for 0 degrees" in _unstated_tilt(one, 0.0)

@@ -30,7 +30,7 @@ from fibsim.fit.descent import limited_adam
 from fibsim.fit.doubts import image_warnings, likely_swapped, likely_tilt
 from fibsim.fit.first_guess import guess_tilt_deg
 from fibsim.fit.resemble import Resemblance
-from fibsim.fit.sharpness import OF_EDGES
+from fibsim.fit.sharpness import OF_EDGES, probe_widths
 from fibsim.fit.start import tilt_is_held
 from fibsim.fit.statistics import patch_filters, patch_responses, sliced_wasserstein
 from fibsim.fit.unevenness import Unevenness
@@ -313,7 +313,16 @@ def test_a_single_small_image_has_no_moments_matched(stack, monkeypatch):
     )
     fit = fit_instrument(one, key=jax.random.key(0), settings=settings)
     assert weights == [100 * settings.prior_weight]
-    assert fit.warnings[-1].endswith("the probe is held as the sharpest edges tell it.")
+    widths = probe_widths(fit.instrument.detector)[:, 0]
+    said = "the probe is held as the sharpest edges tell it, at {:.1f} nm along y and {:.1f} nm"
+    assert said.format(*widths) in fit.warnings[-1]
+    # What was found is listed all the same, without errors.
+    gain, offset = (
+        next(line.split() for line in table_of_unknowns(fit) if line.startswith(f"detector.{name}"))
+        for name in ("gain[1]", "offset[0]")
+    )
+    assert float(gain[1]) == pytest.approx(float(fit.instrument.detector.gain[1]), rel=1e-3)
+    assert gain[2:] == ["grey/yield"] and offset[2:] == ["grey"]
     assert not any(name in fit.unknowns for name in OF_EDGES)
     probes = (each.detector.probe_nm for each in (fit.start_instrument, fit.instrument))
     np.testing.assert_array_equal(*probes)

@@ -17,6 +17,7 @@ from fibsim.fit.sharpness import (
     edge_sharpness,
     edge_widths,
     match_probe,
+    probe_widths,
 )
 from fibsim.instrument import leaves_by_name, replace_by_name
 from fibsim.presets import make_instrument
@@ -93,7 +94,14 @@ def test_widths_are_the_roots_of_the_probe_s_variances():
     square, a = made["detector.probe_nm"] ** 2, made["detector.astigmatism"]
     np.testing.assert_allclose(np.sqrt([square * (1 - a), square * (1 + a)]), widths)
     assert a[1] == 0.0
+    detector = make_instrument(beam_kev=[1.0, 5.0]).detector
+    back = dataclasses.replace(
+        detector, probe_nm=made["detector.probe_nm"], astigmatism=made["detector.astigmatism"]
+    )
+    np.testing.assert_allclose(probe_widths(back), widths)
+    # No farther than an instrument file may go.
     assert astigmatic_probe(np.array([[1.0], [9.0]]))["detector.astigmatism"] == 0.7
+    assert astigmatic_probe(np.array([[2000.0], [2000.0]]))["detector.probe_nm"] == 1000.0
 
 
 @pytest.mark.usefixtures("compiled_fast_once")

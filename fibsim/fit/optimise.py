@@ -35,7 +35,7 @@ from fibsim.fit.moment_stage import FEWEST_PIXELS, crop_shape, prepare_moments
 from fibsim.fit.problem import Problem
 from fibsim.fit.refine import Refinement, RefineSettings
 from fibsim.fit.resemble import Resemblance
-from fibsim.fit.sharpness import OF_EDGES, match_probe
+from fibsim.fit.sharpness import OF_EDGES, match_probe, probe_widths
 from fibsim.fit.simulated import slices_below
 from fibsim.fit.start import (
     check_fittable,
@@ -356,7 +356,7 @@ def fit_instrument(
             "so few and small images do not determine the moments that a fit ends with and that "
             "its errors come from: they were left out, and no errors are stated"
             + ("; the specimen's sizes are held at those that it started with" if told else "")
-            + ("; the probe is held as the sharpest edges tell it" if by_edges else "")
+            + (f"; the probe is held {_probe_of_edges(matched, stack)}" if by_edges else "")
             + "."
         )
     if stage is not None:
@@ -401,6 +401,14 @@ def fit_instrument(
         unevenness=milled,
         warnings=(*image_warnings(stack), *warnings),
     )
+
+
+def _probe_of_edges(instrument: Instrument, stack: Stack) -> str:
+    widths = [
+        f"{y:.1f} nm along y and {x:.1f} nm along x ({channel.name})"
+        for channel, (y, x) in zip(stack.channels, probe_widths(instrument.detector).T, strict=True)
+    ]
+    return "as the sharpest edges tell it, at " + ", ".join(widths)
 
 
 def _noise_of(problem, free, matched, specimen, unknowns, grey, key) -> dict[str, jax.Array]:

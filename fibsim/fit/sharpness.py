@@ -14,9 +14,16 @@ import numpy as np
 from fibsim.fit.first_guess import noise_by_brightness
 from fibsim.fit.problem import Problem
 from fibsim.fit.start import match_noise
-from fibsim.instrument import Instrument, replace_by_name
+from fibsim.instrument import DetectorResponse, Instrument, allowed_range, replace_by_name
 
-__all__ = ["OF_EDGES", "astigmatic_probe", "edge_sharpness", "edge_widths", "match_probe"]
+__all__ = [
+    "OF_EDGES",
+    "astigmatic_probe",
+    "edge_sharpness",
+    "edge_widths",
+    "match_probe",
+    "probe_widths",
+]
 
 OF_EDGES = ("detector.probe_nm", "detector.astigmatism", "detector.astigmatism_diagonal")
 """What decides how sharp edges are."""
@@ -25,8 +32,6 @@ OF_EDGES = ("detector.probe_nm", "detector.astigmatism", "detector.astigmatism_d
 _REACH, _STEEPEST = 5, 0.03
 # Widths that are tried, in pixels.
 _WIDTHS_PX = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 1.0, 1.2, 1.5, 2.0, 2.5)
-# Most that an instrument may be astigmatic.
-_MOST_ASTIGMATIC = 0.7
 # Simulated crops, and turns, since the noise that a probe leaves is part of what edges show.
 _CROPS, _TURNS = 8, 2
 
@@ -91,11 +96,21 @@ def edge_widths(
 def astigmatic_probe(widths_nm: np.ndarray) -> dict[str, np.ndarray]:
     """The instrument's numbers for a probe as wide along y and x, ``(2, channel)``.
 
-    Variances are ``p^2 (1 - a)`` and ``p^2 (1 + a)``, see `fibsim.detector.probe_blur`.
+    Variances are ``p^2 (1 - a)`` and ``p^2 (1 + a)``, see `fibsim.detector.probe_blur`; p and a as
+    far as an instrument may have them (`fibsim.instrument.allowed_range`).
     """
     y, x = np.square(widths_nm)
-    astigmatism = np.clip((x - y) / (x + y), -_MOST_ASTIGMATIC, _MOST_ASTIGMATIC)
-    return {"detector.probe_nm": np.sqrt((x + y) / 2), "detector.astigmatism": astigmatism}
+    numbers = {
+        "detector.probe_nm": np.sqrt((x + y) / 2),
+        "detector.astigmatism": (x - y) / (x + y),
+    }
+    return {name: np.clip(value, *allowed_range(name)) for name, value in numbers.items()}
+
+
+def probe_widths(detector: DetectorResponse) -> np.ndarray:
+    """Standard deviations along y and x in nm, ``(2, channel)``: those of `astigmatic_probe`."""
+    probe, a = np.asarray(detector.probe_nm), np.asarray(detector.astigmatism)
+    return probe * np.sqrt([1.0 - a, 1.0 + a])
 
 
 def match_probe(

@@ -4,6 +4,7 @@ import numpy as np
 
 from fibsim.fit.optimise import FitResult
 from fibsim.fit.unknowns import SPECIMEN_PREFIX, from_free, natural_error
+from fibsim.instrument import leaves_by_name
 from fibsim.instrument_file import InstrumentFile
 
 __all__ = [
@@ -75,11 +76,12 @@ def standard_errors(result: FitResult) -> dict[str, np.ndarray]:
 def table_of_unknowns(result: FitResult) -> list[str]:
     """One line per unknown: name, value, standard error, unit, and how much the stack says.
 
-    The last is the share of the assumed variance that the stack took away, in percent.
+    The last is the share of the assumed variance that the stack took away, in percent. Without
+    errors there are names, values and units alone.
     """
     refinement = result.refinement
     if refinement is None:
-        return []
+        return _table_without_errors(result)
     errors, known = standard_errors(result), refinement.flat.split(refinement.determined)
     lines = [f"{'unknown':34}{'value':>10}{'error':>10}  {'unit':12}{'from the stack':>14}"]
 
@@ -97,6 +99,18 @@ def table_of_unknowns(result: FitResult) -> list[str]:
     if result.unevenness is not None:
         for name, value in result.unevenness.values.items():
             add(name, name, value, float(errors[name]), 1.0)
+    return lines
+
+
+def _table_without_errors(result: FitResult) -> list[str]:
+    found = leaves_by_name(result.instrument)
+    found |= {SPECIMEN_PREFIX + name: value for name, value in result.specimen.items()}
+    lines = [f"{'unknown':34}{'value':>10}  unit"]
+    for name in result.unknowns:
+        values = np.atleast_1d(found[name])
+        for i, value in enumerate(values):
+            label = name if len(values) == 1 else f"{name}[{i}]"
+            lines.append(f"{label:34}{value:10.4g}  {unit_of(name)}".rstrip())
     return lines
 
 
