@@ -191,7 +191,7 @@ def draw_adapted_stack(
     key_random, key_which, key_specimen, key_sample = jax.random.split(key, 4)
     around = source.source
     instrument, parameters = randomise(
-        around.instrument, around.specimen, key=key_random, spread=around.spread
+        around.instrument, around.specimen, key=key_random, sd=around.sd, spread=around.spread
     )
     shape, voxel_nm = grid_below(
         (data.slices, data.side_px, data.side_px),

@@ -213,7 +213,10 @@ def _refitted(stack, fraction, here, content, prior, settings, seed, progress) -
         atomic_write_text(here / "regression.json", json.dumps(facts))
         regressed = dataclasses.replace(content, instrument=found.instrument)
         save_instrument(here / "regressed.yaml", regressed)
-        save_instrument(path, dataclasses.replace(content, instrument=result.instrument))
+        # What the fit left as assumed the volume tells, but for a tilt that so few slices hide.
+        left = tuple(name for name in content.undetermined if name not in unknowns)
+        refitted = dataclasses.replace(content, instrument=result.instrument, undetermined=left)
+        save_instrument(path, refitted)
     return load_instrument(path)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from fibsim.errors import InputError
 from fibsim.fit import (
     apply_unknowns,
     check_drawable,
@@ -20,8 +21,9 @@ from fibsim.fit import (
     specimen_unknowns,
     start_point,
 )
-from fibsim.instrument import Instrument
+from fibsim.instrument import Instrument, allowed_range, leaves_by_name, replace_by_name
 from fibsim.instrument_file import InstrumentFile, load_instrument
+from fibsim.interaction import face_signal
 from fibsim.specimens import KINDS, Ground, part_on_ground
 
 __all__ = [
@@ -68,6 +70,9 @@ _SPREAD = {
     "noise.bunching": 0.1,
     "geometry.tilt_deg": 0.15,
 }
+# Of what a fit left as assumed, instead of its prior: an image is not always of the voltage that
+# is stated for it, and this covers 40 % of it (experiments/recorded_ceramic.py).
+_SPREAD_ASSUMED = {"interaction.range_scale": 0.6}
 _SPREAD_FRACTION = 0.25  # logit of a solid fraction
 _SPREAD_SIZE = 0.15  # logarithm of a length
 _OTHER_KINDS = ("waves", "spheres", "fibres")
@@ -96,6 +101,8 @@ class Source:
         kind: its name, static.
         slice_nm, pixel_nm: grid, static.
         ground: dense ground that the stack's end sees, or None.
+        sd: standard deviation, in the free space of the fit's unknowns, with which training stacks
+            lie around what the fit left as assumed; of all else it is what is usual.
         spread: how far training stacks lie around it, over what is usual; at 0 all are of
             exactly this instrument and specimen, whatever else is drawn.
     """
@@ -106,6 +113,7 @@ class Source:
     slice_nm: float = dataclasses.field(metadata=dict(static=True))
     pixel_nm: float = dataclasses.field(metadata=dict(static=True))
     ground: Ground | None = None
+    sd: dict[str, Array] = dataclasses.field(default_factory=dict)
     spread: Array | float = 1.0
 
 
@@ -129,16 +137,25 @@ def source_from_file(path: str | Path) -> Source:
     """What to simulate, from an instrument file with a specimen section.
 
     Raises:
-        InputError: the file is bad or names no (known) specimen.
+        InputError: the file is bad, names no (known) specimen, or something as undetermined that
+            no fit has as an unknown.
     """
     content = load_instrument(path)
     check_drawable(content, str(path))
+    known = default_unknowns(tilt_known=False)
+    for name in content.undetermined:
+        if name not in known:
+            raise InputError(
+                f"{path} lists {name!r} as undetermined, expected some of {', '.join(known)}; "
+                "remove it."
+            )
     return source_of(content)
 
 
 def source_of(content: InstrumentFile) -> Source:
     """What to simulate, from an instrument with its specimen and ground."""
-    geometry = content.instrument.geometry
+    geometry, unknowns = content.instrument.geometry, default_unknowns(tilt_known=False)
+    sd = {n: _SPREAD_ASSUMED.get(n, unknowns[n].prior_sd) for n in content.undetermined}
     return Source(
         instrument=content.instrument,
         specimen={k: jnp.asarray(v, float) for k, v in content.specimen.items()},
@@ -146,6 +163,7 @@ def source_of(content: InstrumentFile) -> Source:
         slice_nm=round(float(geometry.slice_nm), 6),
         pixel_nm=round(float(geometry.pixel_nm), 6),
         ground=content.ground,
+        sd={name: jnp.asarray(value) for name, value in sd.items()},
     )
 
 
@@ -186,27 +204,54 @@ def _spread_of(name: str) -> float:
     return _SPREAD_FRACTION if name.endswith("fraction") else _SPREAD_SIZE
 
 
+def _faces_of(seen: Instrument, moved: Instrument) -> Instrument:
+    """``moved`` with faces as bright and as noisy as those of ``seen``, which the images showed.
+
+    A face of signal s is ``gain s^gamma`` above the offset and has a variance of ``gamma^2 gain^2
+    s^(2 gamma - 1) / dose`` (`fibsim.noise`).
+    """
+    before, after = face_signal(seen), face_signal(moved)
+    bent = moved.detector.gamma / seen.detector.gamma
+    bright = before**seen.detector.gamma / after**moved.detector.gamma
+    detector = dataclasses.replace(moved.detector, gain=moved.detector.gain * bright)
+    dose = moved.noise.dose_electrons * bent**2 * before / after
+    noise = dataclasses.replace(moved.noise, dose_electrons=dose)
+    return dataclasses.replace(moved, detector=detector, noise=noise)
+
+
 def randomise(
     instrument: Instrument,
     specimen: Mapping[str, Array],
     *,
     key: jax.Array,
+    sd: Mapping[str, Array] | None = None,
     spread: Array | float = 1.0,
 ) -> tuple[Instrument, dict[str, Array]]:
     """Move every unknown by a normal draw in its free space, and draw the size of the faults.
 
+    No number leaves the range that an instrument may have (`fibsim.instrument.allowed_range`).
+
     Args:
+        sd: standard deviations of some of the draws, instead of the usual ones. Where there are
+            any, gain and dose follow, so that a milled face stays as bright and as noisy.
         spread: factor of the draws' standard deviations; at 0 the faults stay as well.
     """
     unknowns = default_unknowns(tilt_known=False) | specimen_unknowns(specimen)
     free = start_point(instrument, specimen, unknowns)
     key_free, key_faults = jax.random.split(key)
     keys = jax.random.split(key_free, len(free))
+    usual = {name: _spread_of(name) for name in free} | dict(sd or {})
     moved = {
-        name: value + spread * _spread_of(name) * jax.random.normal(k, value.shape, value.dtype)
+        name: value + spread * usual[name] * jax.random.normal(k, value.shape, value.dtype)
         for k, (name, value) in zip(keys, sorted(free.items()), strict=True)
     }
-    instrument, specimen = apply_unknowns(moved, instrument, specimen, unknowns)
+    seen = instrument
+    instrument, specimen = apply_unknowns(moved, seen, specimen, unknowns)
+    leaves = {n: v for n, v in leaves_by_name(instrument).items() if n in free}
+    within = {name: jnp.clip(value, *allowed_range(name)) for name, value in leaves.items()}
+    instrument = replace_by_name(instrument, within)
+    if sd:
+        instrument = _faces_of(seen, instrument)
     uniform = jax.random.uniform(key_faults, (len(_WORST_FAULTS),))
     worst = dict(_WORST_FAULTS)
     worst["drift_nm"] = worst["drift_nm"] * instrument.geometry.pixel_nm
@@ -227,7 +272,7 @@ def draw_training_stack(
     """One noisy stack of a randomised instrument and its true solid fraction. Traceable."""
     key_random, key_sample = jax.random.split(key)
     instrument, specimen = randomise(
-        source.instrument, source.specimen, key=key_random, spread=source.spread
+        source.instrument, source.specimen, key=key_random, sd=source.sd, spread=source.spread
     )
     ground = source.ground
     if ground is not None:

@@ -151,8 +151,9 @@ def _warnings(job: "_Job", facts: dict, fitted, curves: Correlations) -> list[st
             f"Round {len(rounds)} of the alternation explained the stack clearly worse than "
             "before; its network was not kept."
         )
-    if job.stack.tilt_deg is None:
-        found.append(_unstated_tilt(job.stack, float(fitted.instrument.geometry.tilt_deg)))
+    if not tilt_is_held(job.stack):
+        tilt = float(fitted.instrument.geometry.tilt_deg)
+        found.append(f"The tilt was not stated; the fit estimated {tilt:.1f} degrees.")
     if facts["fitted_distance"] > 2.0 * facts["real_distance"]:
         found.append(
             f"The simulation still differs from the stack: distance "
@@ -163,15 +164,6 @@ def _warnings(job: "_Job", facts: dict, fitted, curves: Correlations) -> list[st
     if facts["fitted_distance"] > facts["start_distance"]:
         found.append("The fit is no closer to the stack than its contrast-matched start.")
     return found
-
-
-def _unstated_tilt(stack: Stack, tilt_deg: float) -> str:
-    if tilt_is_held(stack):
-        return (
-            f"The tilt was not stated and was taken for {tilt_deg:g} degrees, since so few slices "
-            "do not show it; state it if you know it."
-        )
-    return f"The tilt was not stated; the fit estimated {tilt_deg:.1f} degrees."
 
 
 def _refinement_rows(path: Path) -> list[tuple[str, Any, str]]:

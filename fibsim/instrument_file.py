@@ -13,6 +13,7 @@ The file holds an `Instrument` and, if a fit made it, the specimen generator and
     standard_errors:                         # only where a fit stated them, in the same units
       geometry: {tilt_deg: 0.4}
       specimen: {solid_fraction: 0.006}
+    undetermined: [interaction.edge_gain, ...]  # only where a fit left them as they were assumed
     ground: {depth_nm: 508.0, stack_nm: 480.0}  # only where the stack's end sees dense ground
 
 A material that was calibrated also holds its ``table``, a list over energy for each of its
@@ -55,6 +56,8 @@ class InstrumentFile:
         specimen: its parameters.
         standard_errors: of what a fit left free, by name (``detector.gain``,
             ``specimen.solid_fraction``), shaped and in units as the values.
+        undetermined: names of the instrument's numbers that a fit of few images says nothing of:
+            they are as assumed and as uncertain, and training draws them as widely.
         ground: dense ground below the recorded stack's specimen, or None.
     """
 
@@ -62,6 +65,7 @@ class InstrumentFile:
     kind: str | None = None
     specimen: dict[str, float] = dataclasses.field(default_factory=dict)
     standard_errors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    undetermined: tuple[str, ...] = ()
     ground: Ground | None = None
 
 
@@ -101,6 +105,8 @@ def to_mapping(content: InstrumentFile) -> dict:
             target = errors.setdefault(group, {}) if group else errors
             target[name] = _plain(np.asarray(value, np.float32))
         out["standard_errors"] = errors
+    if content.undetermined:
+        out["undetermined"] = list(content.undetermined)
     if content.ground is not None:
         out["ground"] = {f.name: _plain(getattr(content.ground, f.name)) for f in _GROUND}
     return out
@@ -156,6 +162,7 @@ def load_instrument(path: str | Path) -> InstrumentFile:
     raw = {str(k): v for k, v in raw.items() if k != "fibsim_instrument"}
     specimen = _mapping(path, raw.pop("specimen", {}) or {}, "specimen")
     stated = _mapping(path, raw.pop("standard_errors", {}) or {}, "standard_errors")
+    undetermined = raw.pop("undetermined", None) or []
     ground = _ground(path, raw.pop("ground", None))
     detectors = raw.pop("detectors", None)
     if detectors is not None and not isinstance(detectors, list):
@@ -197,6 +204,7 @@ def load_instrument(path: str | Path) -> InstrumentFile:
         kind=kind,
         specimen=parameters,
         standard_errors=_errors(path, stated, shapes),
+        undetermined=_undetermined(path, undetermined, known),
         ground=ground,
     )
 
@@ -240,6 +248,18 @@ def _errors(path: Path, stated: dict, shapes: dict[str, tuple]) -> dict[str, np.
                 )
             errors[full] = array
     return errors
+
+
+def _undetermined(path: Path, listed: Any, known: Iterable[str]) -> tuple[str, ...]:
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise InputError(
+            f"{path}: undetermined is {listed!r}, expected a list of parameters' full names; "
+            "remove it, or let fibsim fit write the file."
+        )
+    for name in listed:
+        if name not in known:
+            raise _unknown(path, name, known)
+    return tuple(listed)
 
 
 def _solid(path: Path, raw: dict) -> Material:

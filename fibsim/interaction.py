@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fibsim import electrons
+from fibsim.detector import mix_signal
 from fibsim.instrument import Instrument
 from fibsim.interaction_table import (
     InteractionTable,
@@ -21,7 +22,7 @@ from fibsim.interaction_table import (
 )
 from fibsim.materials import Material, material, se_escape_nm
 
-__all__ = ["BulkYields", "Coefficients", "bulk_yields", "channel_coefficients"]
+__all__ = ["BulkYields", "Coefficients", "bulk_yields", "channel_coefficients", "face_signal"]
 
 
 @jax.tree_util.register_dataclass
@@ -202,3 +203,9 @@ def bulk_yields(instrument: Instrument) -> BulkYields:
     c = channel_coefficients(instrument)
     eta, delta = c.eta[:, 0], c.delta[:, 0]
     return BulkYields(secondary=delta * (1.0 + c.se_by_bse * eta), backscatter=eta)
+
+
+def face_signal(instrument: Instrument) -> Float[Array, " channel"]:
+    """What each channel's detector sees of a flat face of homogeneous bulk, per beam electron."""
+    bulk = bulk_yields(instrument)
+    return mix_signal(bulk.secondary, bulk.backscatter, instrument.detector.se_fraction)

@@ -16,7 +16,7 @@ from fibsim.instrument import (
     Noise,
     validate_instrument,
 )
-from fibsim.interaction import bulk_yields
+from fibsim.interaction import face_signal
 from fibsim.material_file import named_material
 from fibsim.materials import DEFAULT_SOLID, Material, se_escape_nm
 
@@ -126,9 +126,8 @@ def make_instrument(
         ),
     )
     validate_instrument(instrument)
-    bulk = bulk_yields(instrument)
-    mixed = se_fraction * bulk.secondary + (1 - se_fraction) * bulk.backscatter
-    detector = dataclasses.replace(instrument.detector, gain=0.6 * white_level / mixed)
+    gain = 0.6 * white_level / face_signal(instrument)
+    detector = dataclasses.replace(instrument.detector, gain=gain)
     return dataclasses.replace(instrument, detector=detector)
 
 

@@ -18,7 +18,7 @@ from fibnet.data import SimulatedData, Source, draw_training_stack
 from fibnet.model import ModelConfig
 from fibnet.pipeline import _Job, reconstruct
 from fibnet.presets import PRESETS
-from fibnet.reporting import _adaptation_section, _unstated_tilt
+from fibnet.reporting import _adaptation_section
 from fibnet.segmenter import load_segmenter, save_segmenter
 from fibnet.stages import WorkFolder
 from fibnet.train import TrainSettings, train
@@ -235,8 +235,13 @@ def test_refits_have_the_priors_given_and_the_slices_as_seen(
             module, "run_as_seen", lambda stack, tilt_deg, progress: (stack, tilt_deg)
         )
     monkeypatch.setattr(twin_of, "regress_instrument", regress)
-    problem = stack, content, dataclasses.replace(settings, rounds=1)
+    assumed = dataclasses.replace(
+        content, undetermined=("interaction.range_scale", "geometry.tilt_deg")
+    )
+    problem = stack, assumed, dataclasses.replace(settings, rounds=1)
     _, last, (record,) = rounds(problem, segmenter, tmp_path, prior=prior)
+    # The tilt is none of a refit's unknowns here.
+    assert last.undetermined == ("geometry.tilt_deg",)
     assert len(seen) == 2
     for images, start, centre, run in seen:
         assert run[0] is images and run[1] == float(content.instrument.geometry.tilt_deg)
@@ -407,11 +412,3 @@ def test_the_first_training_is_shorter_only_where_a_round_follows(problem, segme
     assert steps(stack, 1) == preset.first_steps < preset.train.steps
     assert steps(stack, 0) == steps(one, 0) == steps(one, 1) == preset.train.steps
     assert steps(stack, 1, segmenter) == preset.from_start.steps
-
-
-def test_the_report_says_whether_an_unstated_tilt_was_estimated(problem):
-    """In a single slice it does not show."""
-    stack = dataclasses.replace(problem[0], tilt_deg=None)
-    assert _unstated_tilt(stack, 37.96).endswith("the fit estimated 38.0 degrees.")
-    one = dataclasses.replace(stack, images=stack.images[:, :1])
-    assert "was taken for 0 degrees" in _unstated_tilt(one, 0.0)

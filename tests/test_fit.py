@@ -18,6 +18,7 @@ from fibsim.fit import (
     fit_best_kind,
     fit_instrument,
     grey_levels,
+    instrument_file_of,
     optimise,
     patch_distance,
     specimen_unknowns,
@@ -297,7 +298,7 @@ def test_a_single_small_image_has_no_moments_matched(stack, monkeypatch):
     start = make_instrument(beam_kev=[1.0, 5.0], tilt_deg=0.0)
     fit = fit_instrument(one, key=jax.random.key(0), start=start, settings=settings)
     assert fit.refinement is None and fit.converged is None and not standard_errors(fit)
-    assert fit.warnings[-1].endswith("no errors are stated.")
+    assert fit.warnings[-1].endswith("how electrons interact is as assumed.")
     assert "specimen.ligament_nm" in fit.unknowns
     # Patches do not show how large features are: what is told of that stays.
     told = {"solid_fraction": 0.4, "ligament_nm": 27.5}
@@ -316,6 +317,15 @@ def test_a_single_small_image_has_no_moments_matched(stack, monkeypatch):
     widths = probe_widths(fit.instrument.detector)[:, 0]
     said = "the probe is held as the sharpest edges tell it, at {:.1f} nm along y and {:.1f} nm"
     assert said.format(*widths) in fit.warnings[-1]
+    # How electrons interact is as assumed, the tilt as stated.
+    assert set(fit.undetermined) == {
+        *(name for name in fit.unknowns if name.startswith("interaction.")),
+        "detector.se_fraction",
+        "detector.gamma",
+        "noise.bunching",
+    }
+    assert instrument_file_of(fit).undetermined == fit.undetermined
+    assert not any("errors" in sentence for sentence in statements(fit))  # a warning says it
     # What was found is listed all the same, without errors.
     gain, offset = (
         next(line.split() for line in table_of_unknowns(fit) if line.startswith(f"detector.{name}"))

@@ -18,7 +18,7 @@ from fibsim.instrument import (
     validate_instrument,
 )
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
-from fibsim.interaction import bulk_yields
+from fibsim.interaction import bulk_yields, face_signal
 from fibsim.presets import PRESETS, make_instrument, preset
 from fibsim.specimens import make_specimen
 
@@ -45,12 +45,15 @@ def write(tmp_path, text):
 
 def test_every_leaf_survives_a_file_bit_for_bit(tmp_path):
     content = InstrumentFile(
-        instrument=odd_instrument(), kind="waves", specimen={"ligament_nm": 35.3, "tiny": 1e-7}
+        instrument=odd_instrument(),
+        kind="waves",
+        specimen={"ligament_nm": 35.3, "tiny": 1e-7},
+        undetermined=("interaction.edge_gain", "geometry.tilt_deg"),
     )
     path = tmp_path / "instrument.yaml"
     save_instrument(path, content)
     back = load_instrument(path)
-    assert back.kind == "waves"
+    assert back.kind == "waves" and back.undetermined == content.undetermined
     assert back.instrument.detectors == ("SE", "SE", "BSE")
     assert back.instrument.solid.name == "YSZ"
     before, after = leaves_by_name(content.instrument), leaves_by_name(back.instrument)
@@ -100,6 +103,8 @@ def test_what_a_file_leaves_out_keeps_its_textbook_value(tmp_path):
         ("detectors: [SE, XY]", "detector 'XY' is unknown"),
         ("detectors: 5", "detectors"),
         ("specimen: waves", "specimen is 'waves'"),
+        ("undetermined: detector.gain", "undetermined is 'detector.gain', expected a list"),
+        ("undetermined: [detector.gian]", "'detector.gian'; did you mean 'detector.gain'"),
         ("specimen: {kind: waves, ligament_nm: wide}", "specimen.ligament_nm is 'wide'"),
         ("specimen: {kind: waves, ligament_nm: [1, 2]}", "specimen.ligament_nm"),
     ],
@@ -194,6 +199,7 @@ def test_bulk_is_at_70_percent_and_darkness_at_10_percent_of_white(white):
     )
     bulk, detector = bulk_yields(lens), lens.detector
     signal = detector.se_fraction * bulk.secondary + (1 - detector.se_fraction) * bulk.backscatter
+    np.testing.assert_allclose(face_signal(lens), signal, rtol=1e-6)
     np.testing.assert_allclose(
         np.asarray(detector.offset + detector.gain * signal), 0.7 * white, rtol=1e-5
     )

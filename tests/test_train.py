@@ -22,6 +22,7 @@ from fibnet.data import (
     of_kind,
     other_kinds,
     randomise,
+    source_from_file,
 )
 from fibnet.learner import Learner, draw_present
 from fibnet.losses import segmentation_loss, soft_dice
@@ -34,6 +35,8 @@ from fibnet.training_log import CURVE, LOG, recorded, training_section
 from fibsim.errors import InputError
 from fibsim.fit import grey_scale, on_grey_scale
 from fibsim.instrument import leaves_by_name
+from fibsim.instrument_file import InstrumentFile, save_instrument
+from fibsim.interaction import face_signal
 from fibsim.presets import make_instrument
 
 DATA = SimulatedData(slices=4, side_px=32, sublayers=2, below_slices=2)
@@ -76,6 +79,57 @@ def test_randomise_moves_every_unknown_and_keeps_fractions_inside(source):
     # What is not unknown stays.
     for name in ("beam_kev", "solid.atomic_number", "geometry.pixel_nm"):
         np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_what_a_fit_left_as_assumed_is_drawn_as_widely(source):
+    """Faces stay as bright and as noisy all the same."""
+    sd = {"interaction.se_escape_nm": jnp.asarray(0.5), "geometry.tilt_deg": jnp.asarray(2.0)}
+    sd["detector.gamma"] = jnp.asarray(0.1)
+
+    def drawn(instrument, key):
+        moved, _ = randomise(instrument, source.specimen, key=key, sd=sd)
+        signal, detector, noise = face_signal(moved), moved.detector, moved.noise
+        bright = detector.gain * signal**detector.gamma
+        noisy = (detector.gamma * bright) ** 2 / (signal * noise.dose_electrons)
+        return leaves_by_name(moved), bright, noisy
+
+    keys = jax.random.split(jax.random.key(1), 400)
+    steep = dataclasses.replace(source.instrument.geometry, tilt_deg=jnp.asarray(70.0))
+    steep = dataclasses.replace(source.instrument, geometry=steep)
+    drawn_many = jax.jit(jax.vmap(drawn, in_axes=(None, 0)))
+    leaves, bright, noisy = drawn_many(source.instrument, keys)
+    before = leaves_by_name(source.instrument)
+    escape = np.log(leaves["interaction.se_escape_nm"] / before["interaction.se_escape_nm"])
+    assert np.std(escape) == pytest.approx(0.5, rel=0.1)
+    tilts = leaves["geometry.tilt_deg"] - before["geometry.tilt_deg"]
+    assert np.std(tilts) == pytest.approx(20.0, rel=0.1)
+    # What else moves gain and dose is a twentieth, and three twentieths.
+    assert np.all(np.std(np.log(bright), axis=0) < 0.06)
+    assert np.all(np.std(np.log(noisy), axis=0) < 0.2)
+    level = 0.6 * source.instrument.noise.white_level
+    np.testing.assert_allclose(np.mean(bright, axis=0), level, rtol=0.02)
+    # As far as an instrument may be tilted.
+    assert np.max(drawn_many(steep, keys)[0]["geometry.tilt_deg"]) == 80.0
+
+
+def test_an_instrument_file_says_what_is_drawn_widely(tmp_path, source):
+    content = InstrumentFile(
+        instrument=source.instrument,
+        kind="waves",
+        specimen={"solid_fraction": 0.4, "ligament_nm": 20.0},
+        undetermined=("interaction.range_scale", "geometry.tilt_deg"),
+    )
+    path = tmp_path / "instrument.yaml"
+    save_instrument(path, content)
+    found = source_from_file(path).sd
+    # The range more widely than its prior, a fifth: voltages are not always as stated.
+    assert {name: float(value) for name, value in found.items()} == {
+        "interaction.range_scale": pytest.approx(0.6),
+        "geometry.tilt_deg": pytest.approx(2.0),
+    }
+    save_instrument(path, dataclasses.replace(content, undetermined=("geometry.pixel_nm",)))
+    with pytest.raises(InputError, match=r"'geometry.pixel_nm' as undetermined, expected some of"):
+        source_from_file(path)
 
 
 def test_at_no_spread_training_stacks_are_of_the_source_itself(source):

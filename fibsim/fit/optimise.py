@@ -52,6 +52,7 @@ from fibsim.fit.unknowns import (
     default_unknowns,
     log_prior,
     noise_unknowns,
+    of_a_whole_stack,
     specimen_unknowns,
     start_point,
 )
@@ -124,6 +125,8 @@ class FitResult:
         ground: the dense ground that the last slices see, or None if they see none or it was not
             looked for.
         converged: whether the moments' steps came to rest near the stack; None if left out.
+        undetermined: names of the instrument's numbers that are as assumed, and as uncertain: of so
+            few and small images those of the interaction, of few slices an unstated tilt.
         unevenness: sizes of thickness jitter and drift, which the result's ``faults`` hold; None if
             the stack is too small to tell, or a start was given.
         warnings: sentences on what may be wrong with the stack or with what is stated of it.
@@ -148,6 +151,7 @@ class FitResult:
     slices_used: int
     ground: Ground | None
     converged: bool | None
+    undetermined: tuple[str, ...] = ()
     unevenness: Unevenness | None = None
     warnings: tuple[str, ...] = ()
     kinds: tuple[Resemblance, ...] = ()
@@ -354,7 +358,8 @@ def fit_instrument(
     if settings.refine is not None and few:
         warnings.append(
             "so few and small images do not determine the moments that a fit ends with and that "
-            "its errors come from: they were left out, and no errors are stated"
+            "its errors come from: they were left out, no errors are stated, and how electrons "
+            "interact is as assumed"
             + ("; the specimen's sizes are held at those that it started with" if told else "")
             + (f"; the probe is held {_probe_of_edges(matched, stack)}" if by_edges else "")
             + "."
@@ -380,6 +385,9 @@ def fit_instrument(
     ground = None
     if settings.find_ground and grey.shape[1] < whole.shape[1]:
         ground = _ground(problem, whole, grey.shape[1], instrument, parameters, key_start)
+    undetermined = of_a_whole_stack(unknowns) if few else ()
+    if start is None and stack.tilt_deg is None and tilt_is_held(stack):
+        undetermined += ("geometry.tilt_deg",)
     return FitResult(
         instrument=instrument,
         specimen={k: float(v) for k, v in parameters.items()},
@@ -398,6 +406,7 @@ def fit_instrument(
         slices_used=grey.shape[1],
         ground=ground,
         converged=converged,
+        undetermined=undetermined,
         unevenness=milled,
         warnings=(*image_warnings(stack), *warnings),
     )

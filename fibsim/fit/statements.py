@@ -50,6 +50,7 @@ def instrument_file_of(result: FitResult) -> InstrumentFile:
         kind=result.kind,
         specimen=result.specimen,
         standard_errors=standard_errors(result),
+        undetermined=result.undetermined,
         ground=result.ground,
     )
 
@@ -156,7 +157,9 @@ def statements(result: FitResult) -> list[str]:
             "fibsim milling lists every slice and puts slices back in their place."
         )
     if refinement is None:
-        said.append("No errors were computed, since the fit ended with its descent.")
+        # Of few and small images a warning says so.
+        if not result.undetermined:
+            said.append("No errors were computed, since the fit ended with its descent.")
         return said
     if not refinement.converged:
         said.append(

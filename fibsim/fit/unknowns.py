@@ -26,6 +26,7 @@ __all__ = [
     "log_prior",
     "natural_error",
     "noise_unknowns",
+    "of_a_whole_stack",
     "specimen_unknowns",
     "start_point",
     "to_free",
@@ -111,6 +112,13 @@ def noise_unknowns(unknowns: Mapping[str, Unknown]) -> dict[str, Unknown]:
     """Those that `fibsim.fit.start.match_noise` sets; none unless all of them are free."""
     names = ("noise.dose_electrons", "noise.read_grey")
     return {n: unknowns[n] for n in names} if unknowns.keys() >= set(names) else {}
+
+
+def of_a_whole_stack(unknowns: Mapping[str, Unknown]) -> tuple[str, ...]:
+    """Those of the instrument that one image leaves as assumed: how electrons interact, and what
+    of the detector shows neither in contrast nor in noise."""
+    others = ("detector.se_fraction", "detector.gamma", "noise.bunching")
+    return tuple(n for n in unknowns if n.startswith("interaction.") or n in others)
 
 
 def to_free(value: Array, unknown: Unknown) -> Array:

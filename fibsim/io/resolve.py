@@ -343,8 +343,8 @@ def resolve_metadata(
         )
     if chosen["tilt_deg"] is None:
         warnings.append(
-            "No source states the tilt between beam and slice normal; it will be estimated from "
-            "the images."
+            "No source states the tilt between beam and slice normal; a fit estimates it from four "
+            "slices or more, and takes it for 0 with fewer."
         )
     if chosen["material"] is None:
         warnings.append("No source states the material of the solid.")
