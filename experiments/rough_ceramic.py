@@ -114,11 +114,11 @@ def main() -> None:
         tifffile.imwrite(path, image)
         work = ["reconstruct", str(path), "--out", str(out), *STATED]
         subprocess.run([sys.executable, "-m", "fibnet.cli", *work], check=True, capture_output=True)
-        label = read_volume(out / "label.tif")[0] > 0
+        label = read_volume(out / "label.tif") > 0
         found = load_instrument(out / "instrument.yaml").instrument
         probes = (probe_widths(i.detector)[:, 0] / PIXEL_NM for i in (instrument, found))
         widths = "  ".join(f"{y:5.2f} {x:5.2f}  " for y, x in probes)
-        otsu = image > threshold_otsu(image)
+        truth, otsu = truth[None], image[None] > threshold_otsu(image)
         scores = f"{iou(~label, ~truth):8.3f} {iou(~otsu, ~truth):6.3f}"
         print(
             f"{name:10s} {widths} {scores} {1 - label.mean():10.3f} {1 - truth.mean():6.3f}",
