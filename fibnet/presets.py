@@ -97,7 +97,7 @@ PRESETS: dict[str, Preset] = {
         rounds=1,
         first_steps=1000,
         retrain=TrainSettings(
-            steps=500, learning_rate=7e-3, ema=0.98, checkpoint_every=100, validate_every=100
+            steps=2000, learning_rate=7e-3, ema=0.98, checkpoint_every=200, validate_every=200
         ),
         kinds=None,
         refinement=VolumeRefinement(),
