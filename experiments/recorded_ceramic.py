@@ -40,21 +40,15 @@ Two rounds in which kind, sizes and solid fraction of the segmented slice replac
 import argparse
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import tifffile
 from face_fractions import under_pixels
-from rough_ceramic import FINE, OF_CERAMIC, POROSITY, SIDE_PX, STATED
-from scipy.ndimage import gaussian_filter
-from skimage.filters import threshold_otsu
+from rough_ceramic import OF_CERAMIC, POROSITY, SIDE_PX, reconstructed, two_scales
 
-from fibnet.metrics import iou
 from fibsim.console import use_compilation_cache
-from fibsim.io import read_volume
 from fibsim.materials import composition
 from fibsim.montecarlo import image_yields
 from fibsim.specimens import make
@@ -67,15 +61,7 @@ SCALES = (18.0, 5.0)  # of the two fields, in voxels
 
 
 def rough(seed: int) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-
-    def field(scale: float) -> np.ndarray:
-        white = rng.normal(size=SHAPE).astype(np.float32)
-        smooth = gaussian_filter(white, scale, mode="wrap")
-        return smooth / smooth.std()
-
-    coarse, fine = (field(scale) for scale in SCALES)
-    both = coarse + FINE * fine
+    both = two_scales(seed, SHAPE, [(scale,) * 3 for scale in SCALES], np.float32)
     return both > np.quantile(both, POROSITY)
 
 
@@ -142,15 +128,12 @@ def main() -> None:
         if not path.exists():
             tifffile.imwrite(path, recorded(case).astype(np.uint8))
         layer = case.solid[int(FACE_NM // VOXEL_NM)].astype(np.float32)
-        truth = under_pixels(layer[None], UNDER_PIXEL) > 0.5
-        work = ["reconstruct", str(path), "--out", str(out), *STATED]
-        subprocess.run([sys.executable, "-m", "fibnet.cli", *work], check=True, capture_output=True)
-        label, image = read_volume(out / "label.tif") > 0, tifffile.imread(path)[None]
-        otsu = image > threshold_otsu(image)
+        truth = under_pixels(layer, UNDER_PIXEL) > 0.5
+        ours, otsu, porosity = reconstructed(path, out, truth)
         low, high = interval(out)
         print(
-            f"{name:14s} {iou(~label, ~truth):8.3f} {iou(~otsu, ~truth):6.3f} "
-            f"{1 - label.mean():10.3f}   {low:.3f}-{high:.3f} {1 - truth.mean():8.3f}",
+            f"{name:14s} {ours:8.3f} {otsu:6.3f} {porosity:10.3f}   {low:.3f}-{high:.3f} "
+            f"{1 - truth.mean():8.3f}",
             flush=True,
         )
 

@@ -1,6 +1,7 @@
 """What a fit found, in numbers with errors and in plain sentences."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fibsim.fit.optimise import FitResult
 from fibsim.fit.unknowns import SPECIMEN_PREFIX, from_free, natural_error
@@ -92,9 +93,8 @@ def table_of_unknowns(result: FitResult) -> list[str]:
         )
 
     for name, free in refinement.free.items():
-        values = np.atleast_1d(np.asarray(from_free(free, result.unknowns[name])))
-        for i, value in enumerate(values):
-            label = name if len(values) == 1 else f"{name}[{i}]"
+        values = np.asarray(from_free(free, result.unknowns[name]))
+        for i, (label, value) in enumerate(_labelled(name, values)):
             error, share = np.atleast_1d(errors[name])[i], np.atleast_1d(known[name])[i]
             add(label, name, value, error, share)
     if result.unevenness is not None:
@@ -108,11 +108,18 @@ def _table_without_errors(result: FitResult) -> list[str]:
     found |= {SPECIMEN_PREFIX + name: value for name, value in result.specimen.items()}
     lines = [f"{'unknown':34}{'value':>10}  unit"]
     for name in result.unknowns:
-        values = np.atleast_1d(found[name])
-        for i, value in enumerate(values):
-            label = name if len(values) == 1 else f"{name}[{i}]"
-            lines.append(f"{label:34}{value:10.4g}  {unit_of(name)}".rstrip())
+        lines += [
+            f"{label:34}{value:10.4g}  {unit_of(name)}".rstrip()
+            for label, value in _labelled(name, found[name])
+        ]
     return lines
+
+
+def _labelled(name: str, values: ArrayLike) -> list[tuple[str, float]]:
+    """Every value of an unknown under its name, with the channel where there are several."""
+    values = np.atleast_1d(values)
+    labels = [name] if len(values) == 1 else [f"{name}[{i}]" for i in range(len(values))]
+    return list(zip(labels, values, strict=True))
 
 
 def correlated(result: FitResult) -> list[tuple[str, str, float]]:
