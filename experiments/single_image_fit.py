@@ -31,9 +31,8 @@ from fibsim.fit.sharpness import OF_EDGES
 from fibsim.instrument import Instrument
 from fibsim.stack import Channel, Stack
 
-# Of the log prior beside the distance. The last is what such fits use: a hundred times that of
-# `FitSettings`, by which a fit of few pixels multiplies what it is given.
-WEIGHTS, OF_FEW = (1e-3, 1e-2, 1e-1), 100.0
+# Of the log prior beside the distance: from that of a whole stack to that of such fits.
+WEIGHTS = (1e-3, 1e-2, 1e-1)
 UNKNOWNS = default_unknowns(tilt_known=True)
 SHOWN = {
     "interaction": (1.0, [name for name in UNKNOWNS if name.startswith("interaction.")]),
@@ -72,7 +71,7 @@ def main() -> None:
         image, solid = ceramic_image(rough_specimen(seed), true, seed)
         stack = Stack(images=image[None, None], channels=(Channel(beam_kev=2.0),), **OF_CERAMIC)
         for weight in WEIGHTS:
-            settings = FitSettings(prior_weight=weight / OF_FEW)
+            settings = FitSettings(prior_weight_of_few=weight)
             fit = fit_best_kind(stack, key=jax.random.key(seed), settings=settings)
             ends = {f"{weight:g}": (fit.instrument, fit.specimen)}
             if weight == WEIGHTS[0]:

@@ -40,6 +40,7 @@ from fibsim.fit import (
 )
 from fibsim.fit.resemble import resembling_kinds
 from fibsim.fit.start import tilt_is_held
+from fibsim.fit.unknowns import SPECIMEN_PREFIX
 from fibsim.instrument import Instrument, leaves_by_name
 from fibsim.instrument_file import InstrumentFile, load_instrument, save_instrument
 from fibsim.io import atomic_write_text, read_volume, write_volume
@@ -211,6 +212,9 @@ def _refitted(stack, fraction, here, content, prior, settings, seed, progress) -
             "loss": found.loss.tolist(),
         }
         atomic_write_text(here / "regression.json", json.dumps(facts))
+        # What the fit stated as errors were those of other values.
+        errors = {n: v for n, v in content.standard_errors.items() if n not in unknowns}
+        content = dataclasses.replace(content, standard_errors=errors)
         regressed = dataclasses.replace(content, instrument=found.instrument)
         save_instrument(here / "regressed.yaml", regressed)
         # What the fit left as assumed the volume tells, but for a tilt that so few slices hide.
@@ -225,10 +229,9 @@ def _candidates(stack: Stack) -> Sequence[str]:
 
 
 def _with_specimen(content: InstrumentFile, kind: str, specimen: dict) -> InstrumentFile:
-    """With another specimen; errors that the fit stated for one of another kind are left out."""
-    errors = content.standard_errors
-    if kind != content.kind:
-        errors = {name: v for name, v in errors.items() if not name.startswith("specimen.")}
+    """With another specimen; errors that the fit stated for the one before are left out."""
+    before = content.standard_errors.items()
+    errors = {name: v for name, v in before if not name.startswith(SPECIMEN_PREFIX)}
     return dataclasses.replace(content, kind=kind, specimen=specimen, standard_errors=errors)
 
 

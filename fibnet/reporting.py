@@ -16,6 +16,7 @@ from fibnet.report import (
     ReportContent,
     write_report,
 )
+from fibnet.report.numbers import fixed
 from fibnet.training_log import training_section
 from fibsim import io as stack_io
 from fibsim.fit.start import tilt_is_held
@@ -171,7 +172,7 @@ def _refinement_rows(path: Path) -> list[tuple[str, Any, str]]:
     facts = json.loads(path.read_text()) if path.exists() else None
     if facts is None:
         return []
-    moved = ("Interfaces moved out of the solid", facts["level_px"], "pixels")
+    moved = ("Interfaces moved out of the solid", fixed(facts["level_px"], 3), "pixels")
     if not facts["kept"]:
         return [moved, ("Refinement of voxels", "did not explain the stack better, not used", "")]
     return [moved, ("Voxels changed by both", 100 * facts["changed_voxels"], "%")]

@@ -236,12 +236,15 @@ def test_refits_have_the_priors_given_and_the_slices_as_seen(
         )
     monkeypatch.setattr(twin_of, "regress_instrument", regress)
     assumed = dataclasses.replace(
-        content, undetermined=("interaction.range_scale", "geometry.tilt_deg")
+        content,
+        undetermined=("interaction.range_scale", "geometry.tilt_deg"),
+        standard_errors={"detector.gain": np.full(2, 3.0), "faults.drift_nm": np.asarray(0.1)},
     )
     problem = stack, assumed, dataclasses.replace(settings, rounds=1)
     _, last, (record,) = rounds(problem, segmenter, tmp_path, prior=prior)
     # The tilt is none of a refit's unknowns here.
     assert last.undetermined == ("geometry.tilt_deg",)
+    assert set(last.standard_errors) == {"faults.drift_nm"}  # of numbers that it leaves
     assert len(seen) == 2
     for images, start, centre, run in seen:
         assert run[0] is images and run[1] == float(content.instrument.geometry.tilt_deg)
@@ -371,8 +374,8 @@ def test_the_stage_leaves_what_later_stages_use(problem, segmenter, tmp_path, mo
     assert moves == sorted(moves, reverse=True) and moves[0] > 0
 
 
-def test_errors_of_the_fits_specimen_go_with_its_kind(problem, truth, tmp_path, monkeypatch):
-    """A fit stated them for two levels of pores, and the volume resembles one level."""
+def test_errors_of_the_fits_specimen_go_with_it(problem, truth, tmp_path, monkeypatch):
+    """The volume has another kind, or other numbers, than what the fit stated them for."""
     stack, content, _ = problem
     levels = {"upper_fraction": 0.6, "upper_ligament_nm": 90.0}
     levels |= {"lower_fraction": 0.7, "lower_ligament_nm": 30.0}
@@ -388,8 +391,7 @@ def test_errors_of_the_fits_specimen_go_with_its_kind(problem, truth, tmp_path, 
         here.mkdir()
         chosen = rounds_of._generator(stack, truth, here, of_fit, 0, lambda name: None)
         assert chosen.kind == kind and set(chosen.specimen) == set(specimen)
-        kept = {name for name in errors if kind == of_fit.kind or name == "detector.gain"}
-        assert set(chosen.standard_errors) == kept
+        assert set(chosen.standard_errors) == {"detector.gain"}
 
 
 def test_a_volume_of_one_phase_ends_the_rounds(problem, segmenter, tmp_path, monkeypatch):

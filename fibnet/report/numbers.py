@@ -4,7 +4,7 @@ import math
 import numbers
 from collections.abc import Sequence
 
-__all__ = ["aligned", "format_value"]
+__all__ = ["aligned", "fixed", "format_value"]
 
 MINUS, THIN_SPACE = "\N{MINUS SIGN}", "\N{NARROW NO-BREAK SPACE}"
 
@@ -23,23 +23,23 @@ def format_value(value: object, digits: int = 4) -> str:
     if len(several) in (2, 3) and all(map(_is_number, several)):
         centre, *rest = map(float, several)
         if not all(math.isfinite(v) for v in (centre, *rest)):
-            return _fixed(centre, _decimals(centre, digits))
+            return fixed(centre, _decimals(centre, digits))
         spread = abs(rest[0]) if len(rest) == 1 else abs(rest[1] - rest[0]) / 2
         decimals = _decimals(spread, 2) if spread > 0 else _decimals(centre, digits)
         if len(rest) == 1:
-            return f"{_fixed(centre, decimals)} ± {_fixed(spread, decimals)}"
-        low, high = (_fixed(v, decimals) for v in rest)
-        return f"{_fixed(centre, decimals)} ({low} to {high})"
+            return f"{fixed(centre, decimals)} ± {fixed(spread, decimals)}"
+        low, high = (fixed(v, decimals) for v in rest)
+        return f"{fixed(centre, decimals)} ({low} to {high})"
     if value is None:
         return "–"
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         number = float(value)
         if isinstance(value, numbers.Integral):
-            return _fixed(number, 0)
+            return fixed(number, 0)
         if number != 0 and math.isfinite(number) and not 1e-4 <= abs(number) < 1e7:
             mantissa, exponent = f"{number:.{digits - 1}e}".split("e")
             return f"{mantissa}e{int(exponent)}".replace("-", MINUS)
-        return _fixed(number, _decimals(number, digits))
+        return fixed(number, _decimals(number, digits))
     return str(value)
 
 
@@ -56,13 +56,13 @@ def aligned(values: Sequence[float], digits: int = 3, *, smallest: bool = False)
     """
     finite = [abs(float(v)) for v in values if math.isfinite(v) and v != 0]
     if not finite:
-        return [_fixed(float(v), 0) for v in values]
+        return [fixed(float(v), 0) for v in values]
     if smallest and max(finite) > 1e4 * min(finite):
         return [format_value(float(v), digits) for v in values]
     whole = all(v.is_integer() for v in finite)
     leading = min(finite) if smallest else max(finite)
     decimals = 0 if whole else _decimals(leading, digits)
-    return [_fixed(float(v), decimals) for v in values]
+    return [fixed(float(v), decimals) for v in values]
 
 
 def _is_number(value: object) -> bool:
@@ -77,7 +77,8 @@ def _decimals(number: float, digits: int) -> int:
     return max(digits - 1 - exponent, 0)
 
 
-def _fixed(number: float, decimals: int) -> str:
+def fixed(number: float, decimals: int) -> str:
+    """``0.006``, ``12 300.5``, a dash for nan: a number with so many decimals."""
     if math.isnan(number):
         return "–"
     if math.isinf(number):

@@ -9,7 +9,7 @@ import numpy as np
 from fibnet.metrics import HIGHER_IS_BETTER, METRIC_LABELS
 from fibnet.report import curves, volumes
 from fibnet.report.content import AdaptationSection, FitSection, ReportContent, checked
-from fibnet.report.numbers import aligned, format_value
+from fibnet.report.numbers import aligned, fixed, format_value
 from fibnet.report.page import Page
 from fibnet.report.structure import correlation_figure
 from fibnet.report.style import Picture
@@ -202,7 +202,7 @@ def _scores_table(page: Page, scores: Mapping[str, Mapping[str, float]]) -> None
     columns, best = [], set()
     for column, metric in enumerate(metrics):
         values = [float(method.get(metric, float("nan"))) for method in scores.values()]
-        columns.append([format_value(float("nan")) if v != v else _decimals(v) for v in values])
+        columns.append([fixed(v, 3) for v in values])
         best |= {(row, column + 1) for row in _best_rows(metric, values)}
     names = list(scores)
     page.table(
@@ -215,10 +215,6 @@ def _scores_table(page: Page, scores: Mapping[str, Mapping[str, float]]) -> None
         best=frozenset(best),
         main_row=0,
     )
-
-
-def _decimals(value: float) -> str:
-    return format_value(f"{value:.3f}".replace("-", "\N{MINUS SIGN}"))
 
 
 def _best_rows(metric: str, values: Sequence[float]) -> list[int]:

@@ -65,9 +65,6 @@ __all__ = ["FitResult", "FitSettings", "fit_instrument"]
 
 # Prior of a solid fraction's logit around the guess.
 _FRACTION_SD, _FRACTION_SD_OF_FEW = 0.7, 0.3
-# How much more priors weigh of so few pixels that no moments are matched: by the usual weight what
-# a descent finds in them is chance (experiments/single_image_fit.py).
-_WEIGHT_OF_FEW = 100.0
 # Moments that lead away from the stack by more than this are not followed.
 _AWAY = 1.15
 
@@ -85,8 +82,9 @@ class FitSettings:
         crop_slices: their depth in slices.
         sublayers: simulated layers per slice.
         below_slices: simulated slices below the last one compared; by `slices_below` if None.
-        prior_weight: weight of the log prior beside the distance (which is near 0.02-0.5); a
-            hundredfold for so few pixels that no moments are matched.
+        prior_weight: weight of the log prior beside the distance (which is near 0.02-0.5).
+        prior_weight_of_few: the same for so few pixels that no moments are matched: by the usual
+            weight what a descent finds in them is chance (experiments/single_image_fit.py).
         refine: of the Gauss-Newton steps after the descent; None leaves them out, and with
             them all statements of uncertainty.
         find_ground: whether the depth of ground that the stack's end sees is looked for.
@@ -99,6 +97,7 @@ class FitSettings:
     sublayers: int = 3
     below_slices: int | None = None
     prior_weight: float = 1e-3
+    prior_weight_of_few: float = 0.1
     refine: RefineSettings | None = dataclasses.field(default_factory=RefineSettings)
     find_ground: bool = True
 
@@ -323,7 +322,7 @@ def fit_instrument(
     objective = _Objective(
         problem=problem,
         unknowns=tuple(unknowns.items()),
-        prior_weight=settings.prior_weight * (_WEIGHT_OF_FEW if few else 1.0),
+        prior_weight=settings.prior_weight_of_few if few else settings.prior_weight,
         distance=distance,
     )
     given = _Given(real=real, starts=starts, instrument=matched, specimen=specimen, origin=origin)
@@ -357,9 +356,8 @@ def fit_instrument(
     refinement, names, fitted = None, [], at_descent
     if settings.refine is not None and few:
         warnings.append(
-            "so few and small images do not determine the moments that a fit ends with and that "
-            "its errors come from: they were left out, no errors are stated, and how electrons "
-            "interact is as assumed"
+            "so few and small images do not determine the moments that a fit ends with: they "
+            "were left out, and how electrons interact is as assumed"
             + ("; the specimen's sizes are held at those that it started with" if told else "")
             + (f"; the probe is held {_probe_of_edges(matched, stack)}" if by_edges else "")
             + "."
@@ -375,7 +373,7 @@ def fit_instrument(
         if not fitted <= _AWAY * at_descent:
             warnings.append(
                 f"matching the moments led away from the stack (distance {fitted:.3f}, "
-                f"{at_descent:.3f} before it); the values before it were kept, without errors."
+                f"{at_descent:.3f} before it); the values before it were kept."
             )
             free, fitted, refinement, names = before, at_descent, None, []
     instrument, parameters = apply_unknowns(free, matched, specimen, unknowns)

@@ -164,9 +164,7 @@ def statements(result: FitResult) -> list[str]:
             "fibsim milling lists every slice and puts slices back in their place."
         )
     if refinement is None:
-        # Of few and small images a warning says so.
-        if not result.undetermined:
-            said.append("No errors were computed, since the fit ended with its descent.")
+        said.append("No errors were computed, since the fit ended with its descent.")
         return said
     if not refinement.converged:
         said.append(
